@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import gc
+import heapq
+import itertools
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import sys
 import tempfile
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,8 +48,10 @@ training: {{epochs: {epochs}, keep_models: {models}}}
 strategy: {{sampler: {sampler}, pruner: {pruner}}}
 budget: {{trials: {trials}}}
 """
-#: The goals: bytes of memory, of growth over the later half; seconds of a choice; requests of a trial of one epoch.
-MEMORY, FLAT, ASK, REQUESTS = 400e6, 10e6, 1.0, 12.0
+#: The goals: bytes of memory; seconds of a choice; requests of a trial of one epoch.
+MEMORY, ASK, REQUESTS = 400e6, 1.0, 12.0
+#: The goal for the time that a worker waits between two trials, in percent of a trial of 10 s.
+WAIT = 2.0
 
 
 class Trained:
@@ -94,37 +101,61 @@ class Taught:
 
 
 class Replayed:
-    """An executor whose jobs replay those of `trained`; each in turn gets an event, as if all took equally long."""
+    """An executor whose jobs replay those of `trained`; each in turn gets an event, as if all took equally long.
 
-    def __init__(self, slots: int, trained: Trained, folder: Path) -> None:
+    Args:
+        seconds: that a trial takes, asleep; 0: an event is ready at once.
+    """
+
+    def __init__(self, slots: int, trained: Trained, folder: Path, seconds: float = 0.0) -> None:
         self.slots, self.deterministic = slots, False
-        self._trained, self._folder = trained, folder
-        self._ready: collections.deque[tuple[str, Iterator[Any]]] = collections.deque()
+        self.waited: list[float] = []  # seconds from the end of a trial to the next one's start in its slot
+        self._trained, self._folder, self._seconds = trained, folder, seconds
+        self._ready: list[
+            tuple[float, int, str, Iterator[Any]]
+        ] = []  # a heap: when the next event is due, and its turn
         self._waiting: dict[str, Iterator[Any]] = {}
+        self._due: dict[str, float] = {}  # when the next event of each trial is due
+        self._free: list[float] = []  # since when slots are
         self._stopped: set[str] = set()
+        self._turn = itertools.count()
 
     def start_ahead(self, job: Any) -> None:
         pass
 
     def submit(self, job: Any) -> None:
-        self._ready.append((job.key, self._replay(job)))
+        if self._free:
+            self.waited.append(time.monotonic() - heapq.heappop(self._free))
+        self._due[job.key] = time.monotonic() if self._seconds and job.kind == "run_trial" else 0.0
+        self._put(job.key, self._replay(job))
+
+    def _put(self, key: str, events: Iterator[Any]) -> None:
+        if self._due[key]:
+            self._due[key] += self._seconds / len(self._trained.events["run_trial"])
+        heapq.heappush(self._ready, (self._due[key], next(self._turn), key, events))
 
     def next_event(self, timeout: float) -> Any:
-        from cnnstudy.execution import Epoch
+        from cnnstudy.execution import Done, Epoch
 
         if not self._ready:
             return None
-        key, events = self._ready.popleft()
+        wait = self._ready[0][0] - time.monotonic()
+        time.sleep(max(0.0, min(wait, timeout)))
+        if wait > timeout:
+            return None
+        _, _, key, events = heapq.heappop(self._ready)
         event = next(events)
         if isinstance(event, Epoch) and event.asks:
             self._waiting[key] = events
         elif isinstance(event, Epoch):
-            self._ready.append((key, events))
+            self._put(key, events)
+        elif isinstance(event, Done) and (due := self._due.pop(key)):
+            heapq.heappush(self._free, due)
         return event
 
     def answer(self, key: str, go_on: bool) -> None:
         self._stopped |= set() if go_on else {key}
-        self._ready.append((key, self._waiting.pop(key)))
+        self._put(key, self._waiting.pop(key))
 
     def stop(self, key: str) -> str:
         raise AssertionError(f"{key} hangs")
@@ -165,21 +196,27 @@ class Replayed:
 
 
 class Meter:
-    """Processor seconds and seconds by the clock of each call of some methods."""
+    """Processor seconds and seconds by the clock of each call of some methods, in arrays, which take little memory."""
 
     def __init__(self) -> None:
-        self.spent: dict[str, list[tuple[float, float]]] = {}
+        self._spent: dict[str, tuple[array[float], array[float]]] = {}
+
+    @property
+    def spent(self) -> dict[str, list[tuple[float, float]]]:
+        """Return both of each call, by name."""
+        return {name: list(zip(*calls, strict=True)) for name, calls in self._spent.items()}
 
     def measure(self, owner: Any, method: str, name: str) -> None:
         """Count the calls of a class's method under that name."""
-        original, calls = getattr(owner, method), self.spent.setdefault(name, [])
+        original, (processor, clock) = getattr(owner, method), self._spent.setdefault(name, (array("d"), array("d")))
 
         def measured(*given: Any, **named: Any) -> Any:
             began = time.process_time(), time.perf_counter()
             try:
                 return original(*given, **named)
             finally:
-                calls.append((time.process_time() - began[0], time.perf_counter() - began[1]))
+                processor.append(time.process_time() - began[0])
+                clock.append(time.perf_counter() - began[1])
 
         setattr(owner, method, measured)
 
@@ -244,10 +281,18 @@ def drive(given: argparse.Namespace) -> dict[str, Any]:
     count_requests(counts)
     began = time.process_time(), time.perf_counter()
     uri = given.uri or "sqlite:///mlflow.db"
-    outcome = run_study(given.name, given.trials, lambda folder: Replayed(given.workers, trained, folder), uri)
+    replayed: list[Replayed] = []
+
+    def replay(folder: Path) -> Replayed:
+        replayed.append(Replayed(given.workers, trained, folder, given.seconds))
+        return replayed[0]
+
+    outcome = run_study(given.name, given.trials, replay, uri)
     if outcome.finished + outcome.pruned != given.trials:
         raise SystemExit(f"{outcome.finished} trials finished, not {given.trials}")
-    found = {"memory": memory, "spent": meter.spent, "requests": counts["server"] / given.trials}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # the study's end reads all of its runs
+    found = {"memory": memory, "peak": peak, "spent": meter.spent, "requests": counts["server"] / given.trials}
+    found["waited"] = replayed[0].waited
     return {**found, "processor": time.process_time() - began[0], "clock": time.perf_counter() - began[1]}
 
 
@@ -262,15 +307,16 @@ def early_and_late(calls: list[tuple[float, float]]) -> tuple[str, float]:
 def rows(found: dict[str, Any], given: argparse.Namespace) -> Iterator[Measured]:
     """Yield what to tell."""
     options = f"--trials {given.trials} --workers {given.workers} --epochs {given.epochs}"
-    options += "".join(f" --{name} {getattr(given, name)}" for name in ("sampler", "pruner"))
+    names = ("sampler", "pruner", *(["seconds"] if given.seconds else []))
+    options += "".join(f" --{name} {getattr(given, name)}" for name in names)
     options += "".join(f" --{name.replace('_', '-')}" for name in ("models", "no_pictures") if getattr(given, name))
     command = f"python benchmarks/many_workers.py {options}"
     server = " on a tracking server" if given.uri else ""
     whole = f"{given.trials} trials x {given.epochs} epochs, {given.workers} workers, {given.sampler}{server}"
     whole += ", without pictures" if given.no_pictures else ""
-    names = {"ask": "choosing a trial", "report": "reporting an epoch to the search"}
-    names |= {"start": "recording a trial's start", "epoch": "recording an epoch", "finish": "recording a trial's end"}
-    for name, what in names.items():
+    titles = {"ask": "choosing a trial", "report": "reporting an epoch to the search"}
+    titles |= {"start": "recording a trial's start", "epoch": "recording an epoch", "finish": "recording a trial's end"}
+    for name, what in titles.items():
         text, late = early_and_late(found["spent"][name])
         points = found["spent"][name]
         step = max(1, len(points) // 20)
@@ -281,11 +327,17 @@ def rows(found: dict[str, Any], given: argparse.Namespace) -> Iterator[Measured]
         yield Measured(f"{what}, {whole}", text, command, *goal, shown)
     memory = found["memory"]
     growth = memory[-1] - memory[len(memory) // 2]
-    first, middle, most = (size / 1e6 for size in (memory[0], memory[len(memory) // 2], max(memory)))
-    text = f"{most:.0f} MB; {first:.0f} after one trial, {middle:.0f} halfway"
-    yield Measured(f"driver's memory at most, {whole}", text, command, max(memory) / 1e6, MEMORY / 1e6, "MB")
+    sizes = (found["peak"], memory[0], memory[len(memory) // 2], memory[-1])
+    most, first, middle, last = (size / 1e6 for size in sizes)
+    text = f"{most:.0f} MB; {first:.0f} after one trial, {middle:.0f} halfway, {last:.0f} after the last"
+    yield Measured(f"driver's memory at most, {whole}", text, command, most, MEMORY / 1e6, "MB")
     each = growth / 1e3 / max(1, len(memory) - 1 - len(memory) // 2)
     yield Measured(f"driver's memory, later half, {whole}", f"{growth / 1e6:.1f} MB, {each:.1f} kB a trial", command)
+    if given.seconds:
+        waited = statistics.mean(found["waited"])
+        text = f"{1000 * waited:.0f} ms, at most {1000 * max(found['waited']):.0f}, of {given.seconds:g} s"
+        share = 100 * waited / given.seconds
+        yield Measured(f"a worker's wait for its next trial, {whole}", text, command, share, WAIT, "%")
     if given.uri:
         yield Measured(
             f"requests of a trial, {whole}", f"{found['requests']:.1f}", command, found["requests"], REQUESTS, ""
@@ -299,11 +351,13 @@ def main() -> None:
     parsing.add_argument("--trials", type=int, default=10_000)
     parsing.add_argument("--workers", type=int, default=500)
     parsing.add_argument("--epochs", type=int, default=5)
+    parsing.add_argument("--seconds", type=float, default=0.0, help="that a trial takes, asleep")
     parsing.add_argument("--sampler", default="tpe", choices=["tpe", "random"])
     parsing.add_argument("--pruner", default="none", choices=["none", "median", "hyperband"])
     parsing.add_argument("--models", action="store_true", help="keep models")
     parsing.add_argument("--no-pictures", action="store_true", help="leave out curves and confusion matrices")
     parsing.add_argument("--uri", help="of a tracking server, instead of an SQLite database")
+    parsing.add_argument("--keep", type=Path, help="a new folder for the record, which is kept, mlflow.db and mlruns")
     parsing.add_argument("--name", default="replayed", help="of the study")
     parsing.add_argument("--way", action="store_true", help=argparse.SUPPRESS)
     given = parsing.parse_args()
@@ -312,8 +366,18 @@ def main() -> None:
         return
     if given.quick:
         given.trials, given.workers, given.epochs = 6, 3, 2
-    with tempfile.TemporaryDirectory() as name:
-        options = ["trials", "workers", "epochs", "sampler", "pruner", "name", *(["uri"] if given.uri else [])]
+    with contextlib.nullcontext(str(given.keep)) if given.keep else tempfile.TemporaryDirectory() as name:
+        Path(name).mkdir(parents=True, exist_ok=True)
+        options = [
+            "trials",
+            "workers",
+            "epochs",
+            "seconds",
+            "sampler",
+            "pruner",
+            "name",
+            *(["uri"] if given.uri else []),
+        ]
         command = [sys.executable, __file__, "--way", *(["--models"] if given.models else [])]
         command += ["--no-pictures"] if given.no_pictures else []
         command += [word for option in options for word in (f"--{option}", str(getattr(given, option)))]

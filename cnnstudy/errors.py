@@ -156,6 +156,8 @@ MAX_LISTED = 20
 
 def printable(text: str) -> str:
     """Return foreign text, such as a file name, as one line with control and unprintable characters escaped."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 

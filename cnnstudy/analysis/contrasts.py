@@ -114,11 +114,8 @@ def level_indices(column: pd.Series, levels: Sequence[Level]) -> np.ndarray:
     Levels that are not listed get the following numbers.
     """
     places: dict[Level, int] = {level: place for place, level in enumerate(levels)}
-    inactive = column.isna().tolist()
-    return np.array(
-        [-1 if off else places.setdefault(level, len(places)) for level, off in zip(column, inactive, strict=True)],
-        dtype=int,
-    )
+    codes, present = pd.factorize(column)  # -1 where it is not active
+    return np.array([*(places.setdefault(level, len(places)) for level in present), -1], dtype=int)[codes]
 
 
 class Cells:

@@ -13,6 +13,7 @@ half or less slowly: where the metric changed within a larger one is not known.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,20 +104,62 @@ def interpolate_at_loss(curves: Curves, loss: float) -> tuple[str, dict[str, flo
     Returns:
         One of COMPARED, BELOW_AT_FIRST, NEVER_REACHED, TOO_COARSE; and each metric, none unless it is COMPARED.
     """
-    from scipy.interpolate import PchipInterpolator
-
-    losses = np.maximum(curves.losses, _SMALLEST_LOSS)
-    lowest_before = np.minimum.accumulate(np.r_[math.inf, losses])[:-1]
-    falling = np.flatnonzero(losses < lowest_before)
-    below = np.flatnonzero(losses[falling] <= loss)
-    if not len(below):
+    losses = np.maximum(curves.losses, _SMALLEST_LOSS).tolist()
+    falling: list[int] = []
+    for epoch, value in enumerate(losses):
+        if not falling or value < losses[falling[-1]]:
+            falling.append(epoch)
+    first = next((place for place, epoch in enumerate(falling) if losses[epoch] <= loss), None)
+    if first is None:
         return NEVER_REACHED, {}
-    first = int(below[0])
     if first == 0:
         return BELOW_AT_FIRST, {}
     if losses[falling[first - 1]] > LARGEST_STEP * losses[falling[first]]:
         return TOO_COARSE, {}
-    names = [name for name in curves.values if name != Metric.TRAIN_LOSS]
-    values = np.column_stack([curves.values[name][falling] for name in names])
-    found = PchipInterpolator(-np.log(losses[falling]), values)(-math.log(loss))
-    return COMPARED, dict(zip(names, map(float, found), strict=True))
+    begin = max(0, first - 2)
+    near = falling[begin : first + 2]  # what the cubic between two epochs depends on
+    places = [-math.log(losses[epoch]) for epoch in near]
+    found = {
+        name: _interpolate(places, values[near].tolist(), first - begin, -math.log(loss))
+        for name, values in curves.values.items()
+        if name != Metric.TRAIN_LOSS
+    }
+    return COMPARED, found
+
+
+def _interpolate(places: Sequence[float], values: Sequence[float], end: int, at: float) -> float:
+    """Return a curve's value between its points `end` - 1 and `end`, as SciPy's PchipInterpolator (which takes 0.3 ms).
+
+    Args:
+        places, values: of at most four points; those next to the two.
+        at: a place between the two.
+    """
+    widths = [after - before for before, after in itertools.pairwise(places)]
+    slopes = [
+        (after - before) / width for (before, after), width in zip(itertools.pairwise(values), widths, strict=True)
+    ]
+    width, slope, beyond = widths[end - 1], slopes[end - 1], at - places[end - 1]
+    left, right = (_derivative(widths, slopes, point) for point in (end - 1, end))
+    bend = (left + right - 2 * slope) / width
+    return values[end - 1] + beyond * (left + beyond * ((slope - left) / width - bend + beyond * bend / width))
+
+
+def _derivative(widths: Sequence[float], slopes: Sequence[float], point: int) -> float:
+    """Return the curve's derivative at a point, given the widths of the steps between points and the slopes there.
+
+    Within the curve it is the weighted harmonic mean of both slopes, and 0 where they differ in sign; at its ends that
+    of a parabola through three points, limited so that the curve stays between its points (Fritsch and Butland 1984).
+    """
+    if len(slopes) == 1:
+        return slopes[0]
+    if 0 < point < len(slopes):
+        (near, far), (before, after) = widths[point - 1 : point + 1], slopes[point - 1 : point + 1]
+        if before * after <= 0:
+            return 0.0
+        one, other = 2 * far + near, far + 2 * near
+        return (one + other) / (one / before + other / after)
+    (near, far), (own, next_) = (each[:2] if point == 0 else each[:-3:-1] for each in (widths, slopes))
+    end = ((2 * near + far) * own - near * next_) / (near + far)
+    if end * own <= 0:
+        return 0.0
+    return 3 * own if own * next_ < 0 and abs(end) > 3 * abs(own) else end

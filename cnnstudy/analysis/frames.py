@@ -76,17 +76,18 @@ def read_levels(frame: pd.DataFrame, name: str) -> pd.Series:
     """
     column = frame[name].astype(object)
     _check_levels(frame, name, "factor")
-    column = column.map(lambda level: float(f"{level:.12g}") if isinstance(level, float) else level)
-    texts = sorted({level for level in column if isinstance(level, str)})
-    others = [level for level in column[column.notna()] if not isinstance(level, str)]
+    codes, present = pd.factorize(column)  # of thousands of trials, each level is looked at once
+    levels = [float(f"{level:.12g}") if isinstance(level, float) else level for level in present]
+    texts = sorted(level for level in levels if isinstance(level, str))
+    others = [level for level in levels if not isinstance(level, str)]
     if texts and others:
         raise InputError(
             f"the factor {name!r} has texts and numbers among its levels, as {texts[0]!r} and {others[0]!r}; write all "
             "of them in one way."
         )
-    if any(isinstance(level, float) and math.isinf(level) for level in column):
+    if any(isinstance(level, float) and math.isinf(level) for level in levels):
         raise InputError(f"the factor {name!r} has an infinite level; give it a name, as 'none', or leave it out.")
-    return column.where(column.notna(), None)
+    return pd.Series([*levels, None], dtype=object).iloc[codes].set_axis(column.index)
 
 
 def _check_levels(frame: pd.DataFrame, name: str, role: str) -> None:

@@ -154,14 +154,23 @@ class _Decomposition:
         self, frame: pd.DataFrame, varied: Mapping[str, Levels], model: CodedModel, values: np.ndarray
     ) -> None:
         self._frame, self._varied, self._model = frame, varied, model
-        seeds = model.terms.get(("seed",), np.zeros((len(frame), 0)))
-        self._always = _basis(np.hstack([np.ones((len(frame), 1)), seeds]))
+        # the mean of each seed's trials is removed, or that of all
+        seeds = frame["seed"] if ("seed",) in model.terms else np.zeros(len(frame))
+        _, self._seeds, self._sizes = np.unique(seeds, return_inverse=True, return_counts=True)
+        self._by_seed = np.argsort(self._seeds, kind="stable")
         self._terms = {term: columns for term, columns in model.terms.items() if term != ("seed",)}
         self._free = {term: self._orthogonal(columns) for term, columns in self._terms.items()}
         self._values = self._orthogonal(values)
 
+    def _sum_by_seed(self, columns: np.ndarray) -> np.ndarray:
+        """Return the sum of each seed's trials, [seeds, ...] of [trials, ...]."""
+        starts = np.cumsum(self._sizes) - self._sizes
+        return np.asarray(np.add.reduceat(columns[self._by_seed], starts, axis=0))
+
     def _orthogonal(self, columns: np.ndarray) -> np.ndarray:
-        return np.asarray(columns - self._always @ (self._always.T @ columns))
+        """Return columns [trials, ...] without the mean of each seed."""
+        means = (self._sum_by_seed(columns).T / self._sizes).T
+        return np.asarray(columns - means[self._seeds])
 
     def _is_aliased(self, term: _Term) -> bool:
         """Return whether other terms explain a part of this one."""
@@ -183,6 +192,24 @@ class _Decomposition:
         one, two = term
         return np.kron(_covariance(self._model.levels[one, two]), _covariance(self._model.levels[two, one]))
 
+    def _draw(self, matrix: np.ndarray, inverse: np.ndarray, errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return draws of what errors add to the coefficients [draws, coefficients], and of their sum of squares left.
+
+        Args:
+            matrix: [trials, coefficients], without the seeds' means.
+            inverse: its pseudoinverse.
+            errors: [trials], the residual of each, made as large as its error.
+        """
+        added, left = [], []
+        for factors in mammen_weights(_DRAWS, len(matrix)):
+            drawn = errors * factors
+            added.append(drawn @ inverse.T)
+            # the model and the seeds' means each take their part of the squares: they are orthogonal
+            of_model = ((added[-1] @ (matrix.T @ matrix)) * added[-1]).sum(axis=1)
+            of_seeds = (self._sum_by_seed(drawn.T).T ** 2 / self._sizes).sum(axis=1)
+            left.append(np.maximum((drawn**2).sum(axis=1) - of_model - of_seeds, 0.0))
+        return np.vstack(added), np.concatenate(left)
+
     def shares(self, names: Sequence[str]) -> tuple[dict[str, float], np.ndarray]:
         """Return the share of each factor and the unexplained one, and draws of them, [draws, factors + 1]."""
         for term in [
@@ -195,14 +222,12 @@ class _Decomposition:
         matrix = np.hstack(list(self._free.values()))
         inverse = np.linalg.pinv(matrix, rcond=1e-9)
         coefficients = inverse @ self._values
-        leverages = (matrix * inverse.T).sum(axis=1) + (self._always**2).sum(axis=1)
+        leverages = (matrix * inverse.T).sum(axis=1) + 1 / self._sizes[self._seeds]
         residuals = self._values - matrix @ coefficients
-        freedom = len(matrix) - self._always.shape[1] - int(np.linalg.matrix_rank(inverse @ matrix))
+        freedom = len(matrix) - len(self._sizes) - int(np.linalg.matrix_rank(inverse @ matrix))
         noise = residuals @ residuals / freedom
-        errors = residuals / np.sqrt(np.maximum(1 - leverages, 1e-3)) * mammen_weights(_DRAWS, len(matrix))
-        drawn = coefficients + errors @ inverse.T
-        left = self._orthogonal(errors.T).T - (drawn - coefficients) @ matrix.T
-        drawn_noise = (left**2).sum(axis=1) / freedom
+        drawn, drawn_noise = self._draw(matrix, inverse, residuals / np.sqrt(np.maximum(1 - leverages, 1e-3)))
+        drawn, drawn_noise = coefficients + drawn, drawn_noise / freedom
         variances, drawn_variances = dict.fromkeys(names, 0.0), {name: np.zeros(_DRAWS) for name in names}
         place = 0
         for term, columns in self._free.items():

@@ -228,12 +228,14 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    safe = frame.map(escape_formula)
+    safe = frame.copy()
+    texts = [str(column) for column, kind in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
+    safe[texts] = frame[texts].map(escape_formula)
     for column in frame.select_dtypes(float).columns:
         if column in _WHOLE_NUMBERS:
             safe[column] = frame[column].astype("Int64")  # missing values turned them into floats
     # as it is, pandas does not quote a lone carriage return, which would end the row
-    returns = safe.map(lambda cell: isinstance(cell, str) and "\r" in cell).to_numpy().any()
+    returns = safe[texts].map(lambda cell: isinstance(cell, str) and "\r" in cell).to_numpy().any()
     text = safe.to_csv(index=False, quoting=csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL)
     if path == STANDARD_OUTPUT:
         print_text(text.removesuffix("\n"))
@@ -399,13 +401,18 @@ def pareto_front(frame: pd.DataFrame, goals: Sequence[str] = GOALS) -> pd.Series
             )
     if frame.empty:
         return pd.Series(False, index=frame.index, dtype=bool)
-    costs = np.column_stack([_COSTS[goal](frame) for goal in goals])
+    costs = np.column_stack([_COSTS[goal](frame) for goal in goals]) + 0.0  # -0 is 0
     counts = _counts_for_front(frame) & np.isfinite(costs).all(axis=1)
-    rivals = costs[counts]
+    # sorted, so that only those before may be better, and if any is, then one of the front
+    different, places = np.unique(costs[counts], axis=0, return_inverse=True)
+    best, found = np.empty_like(different), 0
+    is_best = np.zeros(len(different), dtype=bool)
+    for place, own in enumerate(different):
+        if not (best[:found] <= own).all(axis=1).any():
+            best[found], is_best[place] = own, True
+            found += 1
     front = counts.copy()
-    for place in np.flatnonzero(counts):
-        as_good, better = rivals <= costs[place], rivals < costs[place]
-        front[place] = not (as_good.all(axis=1) & better.any(axis=1)).any()
+    front[counts] = is_best[places.ravel()]
     return pd.Series(front, index=frame.index)
 
 

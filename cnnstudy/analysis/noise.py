@@ -6,6 +6,7 @@ levels are then not alike, and may not be shrunk towards one another as if they 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -52,7 +53,7 @@ def relative_noise(
     levels_of_cells, cells = np.unique(places, axis=0, return_inverse=True)
     cells = cells.ravel()
     seeds = np.unique(frame["seed"], return_inverse=True)[1]
-    residuals, freedom = _subtract_means(values, np.column_stack([_indicators(cells), _indicators(seeds)[:, 1:]]))
+    residuals, freedom = _subtract_means(values, cells, seeds)
     squares, freedom = np.bincount(cells, residuals**2), np.bincount(cells, freedom)
     of_levels = [_noise_of_levels(levels_of_cells[:, place], squares, freedom) for place in range(len(lists))]
     for row, contrast in enumerate(contrasts):
@@ -92,18 +93,33 @@ def _count_freedom(squares: np.ndarray, freedom: np.ndarray) -> float:
     return float(min(freedom.sum(), squares.sum() ** 2 / parts.sum()))
 
 
-def _subtract_means(values: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the residuals of a least-squares fit, and each trial's share of their degrees of freedom.
+def _subtract_means(values: np.ndarray, cells: np.ndarray, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the residuals of a fit of a mean for each cell and seed, and each trial's share of their freedom.
 
     Args:
         values: [trials].
-        model: [trials, coefficients].
+        cells, seeds: [trials], the number of each trial's cell and seed, from 0.
     """
-    # coefficients are far fewer than trials; the model is of 0 and 1, so that squaring it loses nothing
-    inverse = np.linalg.pinv(model.T @ model, rcond=_NEGLIGIBLE, hermitian=True)
-    return values - model @ (inverse @ (model.T @ values)), 1 - ((model @ inverse) * model).sum(axis=1)
+    both = np.zeros((cells.max() + 1, seeds.max() + 1))  # how many trials
+    np.add.at(both, (cells, seeds), 1.0)
+    inverse = _invert(both.tobytes(), len(both))
+    means = inverse @ np.concatenate([np.bincount(cells, values), np.bincount(seeds, values)])
+    other = len(both) + seeds
+    leverages = inverse[cells, cells] + 2 * inverse[cells, other] + inverse[other, other]
+    return values - means[cells] - means[other], 1 - leverages
 
 
-def _indicators(groups: np.ndarray) -> np.ndarray:
-    """Return whether each trial is in each group, [trials, groups]."""
-    return (groups[:, None] == np.arange(groups.max() + 1)).astype(float)
+@functools.lru_cache(maxsize=4)  # most outcomes have a value of the same trials
+def _invert(counts: bytes, cells: int) -> np.ndarray:
+    """Return the inverse of the squared model of cells and seeds, [cells + seeds, cells + seeds].
+
+    Args:
+        counts: [cells, seeds], the number of trials, as bytes of floats.
+    """
+    both = np.frombuffer(counts).reshape(cells, -1)
+    # the model has a column of 0 and 1 for each cell, and for each seed but the first: squaring it loses nothing
+    square = np.block([[np.diag(both.sum(axis=1)), both], [both.T, np.diag(both.sum(axis=0))]])
+    kept = np.ix_(*[np.delete(np.arange(len(square)), cells)] * 2)
+    inverse = np.zeros_like(square)  # with 0 for the first seed
+    inverse[kept] = np.linalg.pinv(square[kept], rcond=_NEGLIGIBLE, hermitian=True)
+    return inverse

@@ -114,12 +114,14 @@ def _curve(
     along = levels.low * (levels.high / levels.low) ** z if levels.log else levels.low + z * (levels.high - levels.low)
     along[-1] = levels.high
     rows = model.main_rows(contrast.factor, along.tolist())
-    weights = rows @ np.linalg.pinv(model.matrix, rcond=1e-9)  # [levels, trials]
-    leverages = (model.matrix * np.linalg.pinv(model.matrix, rcond=1e-9).T).sum(axis=1)
-    residuals = outcome - model.matrix @ (np.linalg.pinv(model.matrix, rcond=1e-9) @ outcome)
+    inverse = np.linalg.pinv(model.matrix, rcond=1e-9)
+    weights = rows @ inverse  # [levels, trials]
+    leverages = (model.matrix * inverse.T).sum(axis=1)
+    residuals = outcome - model.matrix @ (inverse @ outcome)
     residuals = residuals / np.maximum(1 - leverages, 1e-3)  # HC3
     curve = weights @ outcome
-    errors = (residuals * mammen_weights(_DRAWS, len(frame))) @ weights.T  # [draws, levels]
+    drawn = [(residuals * factors) @ weights.T for factors in mammen_weights(_DRAWS, len(frame))]
+    errors = np.vstack(drawn)  # [draws, levels]
     direction = -1.0 if lower_is_better(column) else 1.0
     turns = [_turns(sign * curve, sign * errors) for sign in (direction, -direction)]
     low, high = _best_places(direction * curve, direction * errors)

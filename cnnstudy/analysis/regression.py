@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,8 @@ KNOTS, KNOTS_OF_MANY, _MANY, OTHER_KNOTS = 6, 8, 150, 4
 _TRIALS_WITHIN_SEED = 1.3
 #: Singular values below this share of the largest count as 0.
 _NEGLIGIBLE = 1e-9
+#: Draws of a wild bootstrap that are in memory together.
+_DRAWS_AT_ONCE = 100
 
 
 def code_factor(column: pd.Series, levels: Levels, knots: int = 2) -> np.ndarray:
@@ -176,7 +178,7 @@ class _Solution:
         rows: each contrast as weights of the coefficients; None if the model does not have it.
     """
 
-    def __init__(self, matrix: np.ndarray, rows: Sequence[np.ndarray | None]) -> None:
+    def __init__(self, matrix: np.ndarray, rows: Iterable[np.ndarray | None]) -> None:
         inverse = np.linalg.pinv(matrix, rcond=_NEGLIGIBLE)
         given = np.array([np.zeros(matrix.shape[1]) if row is None else row for row in rows])
         self.weights = given @ inverse  # [contrasts, trials]
@@ -349,33 +351,59 @@ def _test_contrasts(model: CodedModel, contrasts: Sequence[Contrast], outcome: n
     """Return each contrast's estimate, interval and p, [contrasts, 4]; NaN where it is not estimable."""
     import statsmodels.api as sm
 
-    tests, matrix = np.full((len(contrasts), 4), math.nan), model.matrix
-    while (excessive := _leverages(matrix) > _MAX_LEVERAGE).any():
-        matrix, outcome = matrix[~excessive], outcome[~excessive]
-    rows = [model.row(contrast) for contrast in contrasts]
-    estimable = _Solution(matrix, rows).estimable
-    if not estimable.any():
+    rows = np.array([np.zeros(model.matrix.shape[1]) if one is None else one for one in map(model.row, contrasts)])
+    fit = _decompose(model.matrix.tobytes(), rows.tobytes(), model.matrix.shape[1])
+    tests = np.full((len(contrasts), 4), math.nan)
+    if fit is None:
         return tests
-    # fit on orthogonal columns, because those of a fraction or of nested factors are linearly dependent
-    left, sizes, right = np.linalg.svd(matrix, full_matrices=False)
-    independent = sizes > _NEGLIGIBLE * sizes[0]
-    fitted = sm.OLS(outcome, left[:, independent]).fit(cov_type="HC3", use_t=True)
-    weights = np.array([row for row, is_estimable in zip(rows, estimable, strict=True) if is_estimable])
+    fitted = sm.OLS(outcome[fit.kept], fit.columns).fit(cov_type="HC3", use_t=True)
     with np.errstate(divide="ignore", invalid="ignore"):  # trials without noise
-        test = fitted.t_test(weights @ right[independent].T / sizes[independent])
-        tests[estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
+        test = fitted.t_test(fit.weights)
+        tests[fit.estimable] = np.column_stack([test.effect, test.conf_int(), test.pvalue])
     return tests
 
 
-def mammen_weights(draws: int, trials: int) -> np.ndarray:
-    """Return the factors of residuals in a wild bootstrap, [draws, trials]: mean 0, variance and skewness 1.
+@dataclass(frozen=True)
+class _Decomposition:
+    """A model on orthogonal columns: those of a fraction or of nested factors are linearly dependent."""
+
+    kept: np.ndarray  # [trials], whether a trial does not determine a coefficient alone
+    columns: np.ndarray  # [trials kept, coefficients]
+    estimable: np.ndarray  # [contrasts]
+    weights: np.ndarray  # [contrasts that are estimable, coefficients]
+
+
+@functools.lru_cache(maxsize=8)  # most outcomes have values of the same trials
+def _decompose(matrix: bytes, rows: bytes, coefficients: int) -> _Decomposition | None:
+    """Return the decomposition of a model; None if no contrast is estimable.
+
+    Args:
+        matrix: [trials, coefficients], as bytes of floats.
+        rows: [contrasts, coefficients], as bytes: each contrast as weights; 0 if the model does not have it.
+    """
+    whole, given = np.frombuffer(matrix).reshape(-1, coefficients), np.frombuffer(rows).reshape(-1, coefficients)
+    kept = np.ones(len(whole), dtype=bool)
+    while (excessive := _leverages(whole[kept]) > _MAX_LEVERAGE).any():
+        kept[np.flatnonzero(kept)[excessive]] = False
+    estimable = _Solution(whole[kept], given).estimable
+    if not estimable.any():
+        return None
+    left, sizes, right = np.linalg.svd(whole[kept], full_matrices=False)
+    independent = sizes > _NEGLIGIBLE * sizes[0]
+    weights = given[estimable] @ right[independent].T / sizes[independent]
+    return _Decomposition(kept, left[:, independent], estimable, weights)
+
+
+def mammen_weights(draws: int, trials: int) -> Iterator[np.ndarray]:
+    """Yield the factors of residuals in a wild bootstrap, [some draws, trials]: mean 0, variance and skewness 1.
 
     Source: Mammen (1993), "Bootstrap and wild bootstrap for high dimensional linear models". They are the same at each
-    call, so that what is computed from the same trials is the same.
+    call, so that what is computed from the same trials is the same; all at once would take 160 MB for 10,000 trials.
     """
-    root = math.sqrt(5)
-    rare = np.random.default_rng(0).random((draws, trials)) < (root - 1) / (2 * root)
-    return np.where(rare, (1 + root) / 2, (1 - root) / 2)
+    root, dice = math.sqrt(5), np.random.default_rng(0)
+    for first in range(0, draws, _DRAWS_AT_ONCE):
+        rare = dice.random((min(_DRAWS_AT_ONCE, draws - first), trials)) < (root - 1) / (2 * root)
+        yield np.where(rare, (1 + root) / 2, (1 - root) / 2)
 
 
 def _leverages(matrix: np.ndarray) -> np.ndarray:

@@ -99,8 +99,12 @@ def effects(
         tables.append((trials, known))
         found += estimate_effects(trials, known, [column], interactions, images)
     missing = [row for trials, known in tables for row in _rows_without_estimate(trials, known, column, found)]
-    table = pd.DataFrame([*map(_row, correct_together(found)), *missing], columns=list(COLUMNS), dtype=object)
-    # levels stay what they are: among None, pandas would make 4 a 4.0
+    return _make_table([*map(_row, correct_together(found)), *missing])
+
+
+def _make_table(rows: Sequence[tuple[object, ...]]) -> pd.DataFrame:
+    """Return the rows under COLUMNS. Levels stay what they are: among None, pandas would make 4 a 4.0."""
+    table = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
     return table.astype({name: table[name].infer_objects().dtype for name in COLUMNS if name not in LEVELS})
 
 

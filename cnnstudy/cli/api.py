@@ -260,7 +260,7 @@ class StudyResults:
     @property
     def next_steps(self) -> list[NextStep]:
         """What to do next, the most useful first, each with its evidence, its cost and a line to copy."""
-        return list_steps(self._tracker, self._recorded, self._analyses)
+        return list_steps(self._tracker, self._recorded, self._analyses, self._runs)
 
     def model(self, trial: str | None = None) -> keras.Model:
         """Load the model of a trial, or of the champion; without one, of the best trial.
@@ -390,7 +390,7 @@ class StudyResults:
 
     @functools.cached_property
     def _analyses(self) -> list[NetworkAnalysis]:
-        return analyze_study(self._tracker, self._recorded)
+        return analyze_study(self._tracker, self._recorded, trials=self._runs)
 
 
 def _shown_figure(**options: Any) -> Figure:

@@ -32,7 +32,8 @@ def leaderboard(
 
     tracker = client.existing_tracker(tracking_uri)
     recorded = tracker.study(study)
-    frame = terminal.trial_frame(tracker, recorded, sort)
+    trials = terminal.latest_trials(tracker, recorded)
+    frame = terminal.build_frame(trials, recorded, sort)
     selected = frame if top is None else frame.head(top)
     if csv is not None:
         table.write_csv(selected, csv)
@@ -43,7 +44,7 @@ def leaderboard(
     if json_ or csv == table.STANDARD_OUTPUT:
         return
     terminal.show_trials(open_console(), recorded.name, frame, top, sort)
-    terminal.show_configurations(open_console(), terminal.latest_trials(tracker, recorded), top)
+    terminal.show_configurations(open_console(), trials, top)
 
 
 def effects(
@@ -62,10 +63,11 @@ def effects(
 
     tracker = client.existing_tracker(tracking_uri)
     recorded = tracker.study(study)
-    analyses = terminal.analyze_study(tracker, recorded, gap / 100)
+    trials = terminal.latest_trials(tracker, recorded)
+    analyses = terminal.analyze_study(tracker, recorded, gap / 100, trials)
     if csv is not None:
         write_csv(terminal.effects_table(analyses), csv)
-    steps = terminal.list_steps(tracker, recorded, analyses)
+    steps = terminal.list_steps(tracker, recorded, analyses, trials)
     if json_:
         print_text(format_json(json_answers.describe_effects(recorded.name, analyses, steps)))
     elif csv != STANDARD_OUTPUT:

@@ -71,10 +71,11 @@ def latest_trials(tracker: Tracker, study: RecordedStudy) -> list[RecordedRun]:
 
 def trial_frame(tracker: Tracker, study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
     """Return the study's leaderboard. A trial that was interrupted and ran again appears with its last run only."""
-    return _build_frame(latest_trials(tracker, study), study, sort)
+    return build_frame(latest_trials(tracker, study), study, sort)
 
 
-def _build_frame(trials: Sequence[RecordedRun], study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
+def build_frame(trials: Sequence[RecordedRun], study: RecordedStudy, sort: str | None = None) -> pd.DataFrame:
+    """Return the leaderboard of a study's trials, from the latest run of each."""
     # without trials, one that is left out again gives the columns, so that a CSV has its header
     shown = mark_interrupted(trials) or [_placeholder(study)]
     return build_leaderboard(shown, study.objective, sort, study.goals or GOALS).iloc[: len(trials)]
@@ -138,7 +139,7 @@ def show_outcome(console: Console, tracker: Tracker, outcome: Outcome) -> None:
     """Show the leaderboard, the best of each transfer mode, counts, and the commands to continue with."""
     name = outcome.recorded.name
     trials = latest_trials(tracker, outcome.recorded)
-    frame = _build_frame(trials, outcome.recorded)
+    frame = build_frame(trials, outcome.recorded)
     show_trials(console, name, frame, 20)
     show_configurations(console, trials, 20)
     lines = [] if frame.empty else best_by_transfer(frame)
@@ -216,14 +217,19 @@ def show_reproduction(console: Console, found: Reproduction) -> None:
 
 
 def analyze_study(
-    tracker: Tracker, study: RecordedStudy, target_gap: float = DEFAULT_TARGET_GAP
+    tracker: Tracker,
+    study: RecordedStudy,
+    target_gap: float = DEFAULT_TARGET_GAP,
+    trials: Sequence[RecordedRun] | None = None,
 ) -> list[NetworkAnalysis]:
     """Analyse why the study's networks overfit.
 
     Args:
         target_gap: the target gap (0..1) of the data-size projection.
+        trials: the latest run of each trial; None: they are read.
     """
-    return analyze_networks(study, latest_trials(tracker, study), tracker.metric_history, target_gap)
+    runs = latest_trials(tracker, study) if trials is None else trials
+    return analyze_networks(study, runs, tracker.metric_history, target_gap)
 
 
 def effects_table(found: Sequence[NetworkAnalysis]) -> pd.DataFrame:
@@ -291,13 +297,20 @@ def show_effects(console: Console, name: str, found: Sequence[NetworkAnalysis]) 
             _show_compared_trials(console, one)
 
 
-def list_steps(tracker: Tracker, study: RecordedStudy, found: Sequence[NetworkAnalysis]) -> list[NextStep]:
+def list_steps(
+    tracker: Tracker,
+    study: RecordedStudy,
+    found: Sequence[NetworkAnalysis],
+    trials: Sequence[RecordedRun] | None = None,
+) -> list[NextStep]:
     """Return what to do after a study.
 
     Args:
         found: its analysis.
+        trials: the latest run of each trial; None: they are read.
     """
-    return list_next_steps(found, study, latest_trials(tracker, study), tracker.tags(study.run_id))
+    runs = latest_trials(tracker, study) if trials is None else trials
+    return list_next_steps(found, study, runs, tracker.tags(study.run_id))
 
 
 def show_next_steps(console: Console, steps: Sequence[NextStep]) -> None:

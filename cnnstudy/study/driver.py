@@ -154,6 +154,7 @@ class Driver:
         self.strategy.tell(proposal, result.state, summary[self.rule.metric], beyond)
         self._failures.reset()
         del self._running[event.key]
+        self._reported.pop(event.key, None)
         try:  # the next trial starts first, so that the worker trains while plots are drawn and this one is recorded
             self._fill_slots()
         finally:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from cnnstudy.system.output import print_note
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking import study_run
 from cnnstudy.tracking.entities import (
+    StoredRun,
     choose_mlflow_status,
     log_model_files,
     search_all_pages,
@@ -39,6 +40,7 @@ from cnnstudy.tracking.entities import (
     to_metrics,
     to_recorded_run,
     to_recorded_study,
+    to_stored_run,
     to_tags,
     translate_errors,
     with_file_timeout,
@@ -59,7 +61,7 @@ from cnnstudy.tracking.operations import (
 )
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_tags, describe_left_out, tag_filter
 from cnnstudy.tracking.relocation import corrected_copy, find_moved, require_writable
-from cnnstudy.tracking.retry import await_answer, is_server, telling
+from cnnstudy.tracking.retry import await_answer, telling
 from cnnstudy.tracking.shown_names import own_tags, shown_metric
 from cnnstudy.tracking.sqlite import analyze_metrics, check_schema, create_database, sqlite_file
 from cnnstudy.tracking.sqlite_runs import LargeStudyReader
@@ -291,16 +293,20 @@ class Tracker:
             where: a filter in MLflow's search syntax; "" for all runs.
         """
         search, order = self._client.search_runs, ["start_time ASC"]
-        found = None if where else self._large.find_runs(experiment_id)
+        found: Iterable[StoredRun] | None = None if where else self._large.find_runs(experiment_id)
         with self._translate_errors():
             if found is None:
-                found = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+                pages = search_all_pages(lambda token: search([experiment_id], where, order_by=order, page_token=token))
+                found = map(to_stored_run, pages)
+        runs = []
         for run in found:
-            left_out = describe_left_out(run.info.run_id, run.info.run_name, run.data.tags)
+            left_out = describe_left_out(run.info.run_id, run.info.run_name, run.tags)
             if left_out and run.info.run_id not in self._left_out:
                 self._left_out.add(run.info.run_id)
                 print_note(left_out)
-        return [to_recorded_run(run) for run in found if Tag.KIND in run.data.tags]
+            if Tag.KIND in run.tags:
+                runs.append(to_recorded_run(run))
+        return runs
 
     def recent_runs(self, experiment_id: str, since: int) -> list[RecordedRun]:
         """Return the experiment's runs that are running or ended at `since` or later.
@@ -394,7 +400,7 @@ class Tracker:
         """Log the folder's contents as artifacts of the run."""
         uri = self._artifact_uris.get(run_id)
         with self._translate_errors(), without_client_retries(), with_file_timeout():
-            if uri and is_server(self.uri):  # where MLflow's client would ask for the run first
+            if uri:  # MLflow's client would ask for the run first, and keep 10 kB of each of its last 1,000 runs
                 get_artifact_repository(uri, self.uri).log_artifacts(str(folder))
             else:
                 self._client.log_artifacts(run_id, str(folder))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, Run, RunInfo, RunTag
 from mlflow.entities import Metric as LoggedMetric
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import (
@@ -200,27 +200,40 @@ def to_recorded_study(name: str, run: Run) -> RecordedStudy:
         return RecordedStudy(name, run.info.experiment_id, run_id, {}, damage)
 
 
-def to_recorded_run(run: Run) -> RecordedRun:
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as MLflow stores it, with cnnstudy's names of tags and metrics."""
+
+    info: RunInfo
+    tags: Mapping[str, str]
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]  # the latest value of each
+    epoch: int  # the step of the latest validation accuracy; 0 if there is none
+
+
+def to_stored_run(run: Run) -> StoredRun:
+    """Return a run that MLflow's search has found."""
+    steps = (metric.step for metric in run.data.to_proto().metrics if metric.key == Metric.VAL_ACCURACY)
+    metrics = {own_metric(name): value for name, value in run.data.metrics.items()}
+    return StoredRun(run.info, own_tags(run.data.tags), run.data.params, metrics, max(steps, default=0))
+
+
+def to_recorded_run(run: StoredRun) -> RecordedRun:
     """Return the record of a run that cnnstudy created."""
-    tags = own_tags(run.data.tags)
     return RecordedRun(
         run_id=run.info.run_id,
-        name=name_run(run.info.run_name, tags),
-        kind=tags[Tag.KIND],
-        state=tags.get(Tag.STATE, "running"),
-        reason=tags.get(Tag.REASON, ""),
+        name=name_run(run.info.run_name, run.tags),
+        kind=run.tags[Tag.KIND],
+        state=run.tags.get(Tag.STATE, "running"),
+        reason=run.tags.get(Tag.REASON, ""),
         started=run.info.start_time,
-        parameters=run.data.params,
-        metrics={own_metric(name): value for name, value in run.data.metrics.items()},
-        tags=tags,
+        parameters=run.parameters,
+        metrics=run.metrics,
+        tags=run.tags,
         ended=run.info.end_time or 0,
-        epoch=_last_epoch(run) if run.info.status == "RUNNING" else 0,
+        epoch=run.epoch if run.info.status == "RUNNING" else 0,
         status=run.info.status,
     )
-
-
-def _last_epoch(run: Run) -> int:
-    return max((metric.step for metric in run.data.to_proto().metrics if metric.key == Metric.VAL_ACCURACY), default=0)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -81,7 +82,7 @@ class RecordedRun:
     def architecture(self) -> str:
         return self.tags.get(Tag.ARCHITECTURE, "")
 
-    @property
+    @functools.cached_property
     def levels(self) -> dict[str, Level]:
         """Return the trial's level of each factor that is active in it; {} for the study's own run."""
         if Tag.LEVELS not in self.tags:

@@ -8,6 +8,7 @@ for JSON of many thousand characters. Records of earlier versions, with the plai
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 from cnnstudy import names
@@ -41,6 +42,7 @@ def shown_metric(metric: str) -> str:
     return f"{section}_{rest}" if slash and metric not in CURVES and section in _SECTIONS else metric
 
 
+@functools.lru_cache(maxsize=1024)  # a large study asks for 50 names of each trial
 def own_metric(shown: str) -> str:
     """Return cnnstudy's name of a metric in MLflow, whose name an earlier version may have given."""
     if "/" in shown:

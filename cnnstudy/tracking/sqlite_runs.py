@@ -9,11 +9,13 @@ import math
 import sqlite3
 import threading
 from collections import defaultdict
-from typing import Any
 
-from mlflow.entities import Metric, Param, Run, RunData, RunInfo, RunTag
+from mlflow.entities import RunInfo
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
+from cnnstudy.names import Metric
+from cnnstudy.tracking.entities import StoredRun
+from cnnstudy.tracking.shown_names import own_metric, own_tags
 from cnnstudy.tracking.sqlite import sqlite_file
 
 #: Smaller studies are read with MLflow, which takes less than a second.
@@ -32,7 +34,7 @@ class LargeStudyReader:
         self._lock = threading.Lock()  # guards the connection
         self._database: sqlite3.Connection | None = None  # since runs were read; the file may be another one later
 
-    def find_runs(self, experiment_id: str) -> list[Run] | None:
+    def find_runs(self, experiment_id: str) -> list[StoredRun] | None:
         """Return the experiment's runs as MLflow's search does, oldest first."""
         with self._lock:
             self._close()
@@ -71,33 +73,43 @@ class LargeStudyReader:
             self._database = None
 
 
-def _read(database: sqlite3.Connection, experiment_id: str) -> list[Run]:
-    tags = _by_run(database, experiment_id, "tags", "key, value", RunTag)
-    params = _by_run(database, experiment_id, "params", "key, value", Param)
-    metrics = _by_run(database, experiment_id, "latest_metrics", "key, value, timestamp, step, is_nan", _to_metric)
+def _read(database: sqlite3.Connection, experiment_id: str) -> list[StoredRun]:
+    known: dict[str, str] = {}  # texts that many runs share are in memory once
+    tags, params = (_read_texts(database, experiment_id, table, known) for table in ("tags", "params"))
+    metrics: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    epochs: dict[str, int] = {}
+    for run_id, key, value, step, is_nan in _rows_of(database, experiment_id, "latest_metrics", "value, step, is_nan"):
+        metrics[run_id][own_metric(key)] = math.nan if is_nan else value
+        if key == Metric.VAL_ACCURACY:
+            epochs[run_id] = step
     rows = database.execute(
         "SELECT run_uuid, name, user_id, status, start_time, end_time, lifecycle_stage, artifact_uri "
         f"{_ACTIVE} ORDER BY start_time, run_uuid",
         [experiment_id],
     )
-    runs = []
-    for run_id, name, user, status, start, end, stage, place in rows:
-        named = name or next((tag.value for tag in tags[run_id] if tag.key == MLFLOW_RUN_NAME), None)
-        info = RunInfo(run_id, experiment_id, user, status, start, end, stage, place, named)
-        runs.append(Run(info, RunData(metrics[run_id], params[run_id], tags[run_id])))
-    return runs
+    return [
+        StoredRun(
+            RunInfo(run_id, experiment_id, *rest, name or tags[run_id].get(MLFLOW_RUN_NAME)),
+            own_tags(tags.pop(run_id, {})),
+            params[run_id],
+            metrics[run_id],
+            epochs.get(run_id, 0),
+        )
+        for run_id, name, *rest in rows
+    ]
 
 
-def _by_run(
-    database: sqlite3.Connection, experiment_id: str, table: str, columns: str, make: Any
-) -> defaultdict[str, list[Any]]:
-    """Return what `make` makes of a table's rows, by run."""
-    found: defaultdict[str, list[Any]] = defaultdict(list)
-    within = f"run_uuid IN (SELECT run_uuid {_ACTIVE})"
-    for run_id, *values in database.execute(f"SELECT run_uuid, {columns} FROM {table} WHERE {within}", [experiment_id]):
-        found[run_id].append(make(*values))
+def _read_texts(
+    database: sqlite3.Connection, experiment_id: str, table: str, known: dict[str, str]
+) -> defaultdict[str, dict[str, str]]:
+    """Return a table's texts by run and key."""
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for run_id, key, value in _rows_of(database, experiment_id, table, "value"):
+        found[run_id][known.setdefault(key, key)] = known.setdefault(value, value)
     return found
 
 
-def _to_metric(key: str, value: float, timestamp: int, step: int, is_nan: int) -> Metric:
-    return Metric(key, math.nan if is_nan else value, timestamp, step)
+def _rows_of(database: sqlite3.Connection, experiment_id: str, table: str, columns: str) -> sqlite3.Cursor:
+    """Return run, key and these columns of a table's rows."""
+    within = f"run_uuid IN (SELECT run_uuid {_ACTIVE})"
+    return database.execute(f"SELECT run_uuid, key, {columns} FROM {table} WHERE {within}", [experiment_id])

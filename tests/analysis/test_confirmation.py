@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,7 +62,7 @@ def finished(make_run: Any, number: int, accuracy: float, **changes: Any) -> Rec
     tags = {"cnnstudy.number": str(number), **changes.pop("tags", {})}
     run = make_run(number, accuracy, levels, tags=tags, **changes)
     every = {"best/train_loss": 0.1, "best/gap_loss": 0.9 - accuracy}
-    return RecordedRun(**{**vars(run), "metrics": {**run.metrics, **every, **metrics}})
+    return replace(run, metrics={**run.metrics, **every, **metrics})
 
 
 def test_candidates_are_the_best_combinations_by_the_mean_of_their_trials(make_run: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.interpolate import PchipInterpolator
 
 from cnnstudy.analysis.curves import (
     BELOW_AT_FIRST,
@@ -134,3 +135,18 @@ def test_values_after_a_number_of_updates() -> None:
 def test_at_chance(loss: float, accuracy: float, images: float, at_chance: bool) -> None:
     assert is_at_chance(loss, accuracy, 5, images) == at_chance
     assert not is_at_chance(loss, accuracy, None, images), "nothing is known of guessing"
+
+
+@pytest.mark.parametrize("epochs", range(2, 9))
+def test_between_two_epochs_a_curve_is_that_of_scipy(epochs: int) -> None:
+    dice, compared = np.random.default_rng(epochs), 0
+    for _ in range(200):
+        losses = np.exp(-np.cumsum(dice.uniform(0.01, 0.6, epochs)))  # always falling, in steps that are small enough
+        gaps = np.round(dice.normal(size=epochs), dice.integers(0, 3))  # some are equal
+        at = float(np.exp(-dice.uniform(0, 3)))
+        state, found = interpolate_at_loss(curves(losses, gaps), at)
+        if state == COMPARED:
+            compared += 1
+            expected = PchipInterpolator(-np.log(losses), gaps)(-math.log(at))
+            assert found["gap/accuracy"] == pytest.approx(float(expected), abs=1e-12)
+    assert compared > 20

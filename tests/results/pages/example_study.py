@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -94,8 +95,7 @@ class Example:
     def change(self, run: RecordedRun, tags: Mapping[str, str] | None = None, **changes: Any) -> None:
         """Replace a run by a changed copy."""
         place = self.runs.index(run)
-        values = {**vars(run), **changes, "tags": {**run.tags, **(tags or {})}}
-        self.runs[place] = RecordedRun(**values)
+        self.runs[place] = replace(run, **changes, tags={**run.tags, **(tags or {})})
 
     def _run(self, network: str, number: int, seed: int, levels: dict[str, Any], silent: bool) -> RecordedRun:
         gap = sum(by_level.get(levels[factor], 0.0) for factor, by_level in ADDS.items() if factor in levels)
