@@ -99,7 +99,7 @@ def test_the_answer_comes_first_then_what_was_confirmed(rich: tuple[str, Reader,
     names = [attributes["id"] for attributes in reader.all("section")]
     assert names[:3] == ["answer", "confirmed", "curves"]
     answer = " ".join(reader.sections["answer"].split())
-    assert answer.index("alexnet overfits: after the last epoch the gap") < answer.index("Trials")
+    assert answer.index("alexnet overfits by 5 points or more: after the last epoch the gap") < answer.index("Trials")
     assert "Between the networks" in answer
     assert "(gap at most 10 points)" in reader.sections["confirmed"]
 
