@@ -72,6 +72,7 @@ class Scenario:
     gap: float = 30.0  # points, of the baseline
     main: Mapping[str, float] = field(default_factory=lambda: MAIN)
     noise: float = NOISE  # points, of a trial
+    hump: float = 0.0  # points, in the middle of the learning rate's range; each study then has points of its own
     networks: int = 1
     no_interactions: bool = False  # the study says that there are none
 
@@ -90,6 +91,20 @@ SCENARIOS = (
     Scenario("3 seeds, factors of 3 levels", factors=THREE_LEVELS),
     Scenario("3 seeds, half fraction", design="half"),
     Scenario("3 seeds, 32 points of ranges", factors=RANGES, design="points", trials=32),
+    *(
+        Scenario(
+            f"{seeds} seeds, 32 points of ranges, a hump, no other effects",
+            seeds,
+            {name: RANGES[name] for name in ("learning_rate", "dropout")},
+            design="points",
+            trials=32,
+            main={"learning_rate": 0.0, "dropout": 0.0},
+            interactions=False,
+            noise=2.0,
+            hump=8.0,
+        )
+        for seeds in (5, 10)
+    ),
     Scenario("search, 80 trials of ranges", factors=RANGES, design="search", trials=80, seeds=80),
     Scenario(
         "all at once: 3 seeds, 3 levels, 13 % missing, unequal, by seed, 160 images",
@@ -221,9 +236,15 @@ def share(column: pd.Series, levels: Levels) -> np.ndarray:
 
 def studies(scenario: Scenario, count: int, rng: np.random.Generator) -> Iterator[pd.DataFrame]:
     """Yield simulated studies as frames of finished trials."""
+    if scenario.hump and count > 1:
+        for _ in range(count):
+            yield from studies(scenario, 1, rng)
+        return
     trials = design(scenario, rng)
     shares = {name: share(trials[name], levels) for name, levels in scenario.factors.items()}
     gap = scenario.gap + sum(points * shares[name] for name, points in scenario.main.items())
+    if scenario.hump:
+        gap = gap + scenario.hump * np.exp(-(((shares["learning_rate"] - 0.5) / 0.22) ** 2))
     if scenario.interactions:
         # centred, so that it leaves the main effects as they are
         gap = gap + sum(

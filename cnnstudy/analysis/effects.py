@@ -293,15 +293,7 @@ def _test_contrasts(
         error[everywhere] = (tests[everywhere, 2] - tests[everywhere, 1]) / 2 / _NORMAL_QUANTILE
         freedom[everywhere] = math.inf
         seeds[everywhere] = design.frame["seed"][np.isfinite(outcome)].nunique()
-    missing, text = np.zeros(len(tests)), ""
-    if design.has_ranges and (methods == LEAST_SQUARES).any():
-        missing, text = _allow_for_misfit(design, tests, shrunk_p, methods == LEAST_SQUARES, outcome), _MISFIT
-    bounds = design.bound_missing(outcome)
-    if bounds is not None:
-        low, high, half = tests[:, 1].copy(), tests[:, 2].copy(), (tests[:, 2] - tests[:, 1]) / 2
-        tests[:, 1], tests[:, 2] = np.fmin(low, bounds.low - half), np.fmax(high, bounds.high + half)
-        missing = np.where(tests[:, 0] > 0, low - tests[:, 1], tests[:, 2] - high)
-        text = describe_missing(bounds, int(np.isfinite(outcome).sum()), is_share(column, outcome))
+    missing, text = _widen(design, tests, shrunk_p, methods == LEAST_SQUARES, column, outcome)
     most = np.array([possible_difference(column, outcome, one.second is not None) for one in design.contrasts])
     tests[:, 1], tests[:, 2] = np.maximum(tests[:, 1], -most), np.minimum(tests[:, 2], most)
     trials = np.array([design.count_trials(contrast, outcome) for contrast in design.contrasts])
@@ -319,6 +311,21 @@ def _test_contrasts(
         _HANGS_ON_POINTS if design.has_ranges else _SEEDS_AGREE,
         LEVEL if looks is None else looks.level,
     )
+
+
+def _widen(
+    design: Design, tests: np.ndarray, shrunk_p: np.ndarray, by_squares: np.ndarray, column: str, outcome: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Widen the tests by what curves or missing trials could change; return by how much, [contrasts], and why."""
+    if design.has_ranges and by_squares.any():
+        return _allow_for_misfit(design, tests, shrunk_p, by_squares, outcome), _MISFIT
+    bounds = design.bound_missing(outcome)
+    if bounds is None:
+        return np.zeros(len(tests)), ""
+    low, high, half = tests[:, 1].copy(), tests[:, 2].copy(), (tests[:, 2] - tests[:, 1]) / 2
+    tests[:, 1], tests[:, 2] = np.fmin(low, bounds.low - half), np.fmax(high, bounds.high + half)
+    more = np.where(tests[:, 0] > 0, low - tests[:, 1], tests[:, 2] - high)
+    return more, describe_missing(bounds, int(np.isfinite(outcome).sum()), is_share(column, outcome))
 
 
 def _allow_for_misfit(

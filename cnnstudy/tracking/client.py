@@ -470,19 +470,14 @@ class Tracker:
             logged = self._find_model(experiment_id, attempt.token) if attempt.again else None
             if logged is None:
                 logged = self._client.create_logged_model(
-                    experiment_id,
-                    name=model.name,
-                    source_run_id=run_id,
-                    tags=attempt.mark(model.tags),
-                    model_type="classifier",
+                    experiment_id, model.name, run_id, attempt.mark(model.tags), model_type="classifier"
                 )
             model_id = logged.model_id
             log_model_files(self._client, self.uri, logged, model.folder)
             self._client.finalize_logged_model(model_id, "READY")
             if not (attempt.again and self._has_output(run_id, model_id)):
                 self._client.log_outputs(run_id, [LoggedModelOutput(model_id, step=model.step)])
-            images = model.images
-            where = (model_id, images.name, shorten_digest(images.digest), run_id)
+            where = (model_id, model.images.name, shorten_digest(model.images.digest), run_id)
             metrics = to_metrics(model.metrics, model.step, attempt.at or current_time(), *where)
             tags = {Tag.MODEL: f"models:/{model_id}", Tag.MODEL_HASH: model.tags.get(Tag.MODEL_HASH, "")}
             if model.end is None:

@@ -10,7 +10,9 @@ from types import ModuleType
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import qmc
 
+import cnnstudy
 from cnnstudy.analysis.ranges import RangeCurve, describe_ranges
 from cnnstudy.config.factors import Choices, Levels, Range
 
@@ -117,3 +119,35 @@ def test_the_ends_and_the_shares_hold_the_truth(benchmark_of_ranges: ModuleType,
     assert found.misled <= 0.14
     assert found.shares >= 0.8
     assert found.turns >= 0.5 if shape == "best inside" else found.turns <= 0.14
+
+
+def shared_points(design: int, seeds: int, height: float, slope: float = 0.0) -> pd.DataFrame:
+    """Return trials at 32 points that all seeds have: a hump along the learning rate, a line along the dropout."""
+    rng = np.random.default_rng(design)
+    place, other = qmc.Sobol(2, seed=rng).random(32).T
+    frame = pd.DataFrame({"learning_rate": 10 ** (-5 + 4 * place), "dropout": other / 2})
+    truth = height * np.exp(-(((place - 0.5) / 0.22) ** 2)) + slope * other
+    seen = [frame.assign(seed=seed, gap=0.2 + truth + rng.normal(0, 0.02, 32)) for seed in range(seeds)]
+    return pd.concat(seen, ignore_index=True)
+
+
+def test_what_a_curve_misses_at_points_that_all_seeds_share_is_no_cause() -> None:
+    wrong, reasons = 0, set()
+    for design in range(40):
+        found = cnnstudy.effects(shared_points(design, 10, 0.08), ["learning_rate", "dropout"])
+        of_nothing = found[(found["factor"] == "dropout") | found["second_factor"].notna()]
+        wrong += int((of_nothing["answer"] != "cannot tell").any())
+        reasons |= set(of_nothing["reason"])
+    assert wrong <= 4  # of 40; a test over the seeds alone gave 11
+    assert any("what the curves of ranges miss is the same with every seed" in reason for reason in reasons)
+    assert any("hangs on single points" in reason for reason in reasons)
+
+
+def test_where_curves_fit_the_seeds_alone_decide() -> None:
+    told = [
+        cnnstudy.effects(shared_points(design, 10, 0.0, slope=0.08), ["learning_rate", "dropout"])
+        .query("factor == 'dropout'")["answer"]
+        .iloc[0]
+        for design in range(10)
+    ]
+    assert told.count("raises") >= 8

@@ -55,7 +55,7 @@ def expect(answer: Answer, code: int, *fragments: str) -> None:
         (["run-study", "probe.yaml", "--set", "training.epochs=0"], ["--set training.epochs: ", "not 0."]),
         (["run-study", "probe.yaml", "--trials", "0"], ["Invalid value for '--trials'"]),
         (["run-study", "probe.yaml", "--trials", "many"], ["Invalid value for '--trials'"]),
-        (["run-study", "probe.yaml", "--trials", "100001"], ["budget.trials", "less than or equal to 100000"]),
+        (["run-study", "probe.yaml", "--trials", "100001"], ["--trials", "less than or equal to 100000"]),
         (
             ["run-study", "probe.yaml", "--set", "strategy={kind: factorial}", "--trials", "5"],
             ["budget: can't be combined with a factorial", "leave it (and --trials) out", "strategy.seeds"],
