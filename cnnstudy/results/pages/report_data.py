@@ -368,7 +368,7 @@ def build_report_data(
         runs=runs,
         frame=frame,
         causes=causes,
-        next_steps=list_next_steps(causes, study, runs, tags) if tags and _is_factorial(study) else [],
+        next_steps=list_next_steps(causes, study, runs, tags) if tags and runs else [],
         curves={run.trial: _read_curve(run, history) for run in finished},
         classes=_collect_classes(best, finished, read_text) if best is not None else None,
         confirmed=confirmed,
@@ -376,10 +376,6 @@ def build_report_data(
         files=files or {},
         unreadable=unreadable,
     )
-
-
-def _is_factorial(study: RecordedStudy) -> bool:
-    return study.config["strategy"]["kind"] == "factorial"
 
 
 def _read_recorded_confirmation(study: RecordedStudy, read_text: ReadText) -> tuple[ConfirmationData | None, list[str]]:

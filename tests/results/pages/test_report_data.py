@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 
 from cnnstudy.analysis.leaderboard import build_leaderboard
+from cnnstudy.names import Tag
 from cnnstudy.results.pages import content
 from cnnstudy.results.pages.content import best_trials, effect_table, trial_table
 
@@ -200,3 +201,10 @@ def test_packages_that_were_cut() -> None:
     example.change(example.runs[0], tags={"cnnstudy.packages": '{"python": "3.1'})
     assert example.runs[0].packages == {}
     assert "Packages" not in [fact.name for fact in content.provenance_facts(example.report())]
+
+
+def test_a_search_has_next_steps_too() -> None:
+    for search in (False, True):
+        example = Example(search=search)
+        assert example.report().next_steps == []
+        assert example.report(tags={Tag.RUN_COMMAND: "python -m cnnstudy run-study study.yaml"}).next_steps
