@@ -56,7 +56,7 @@ strategy: {kind: factorial, seeds: 2}
 """
 )
 TIMES = (
-    DATA.format(images=170)
+    DATA
     + """\
 image_size: {side}
 architectures: [{network}]
@@ -157,7 +157,7 @@ def times(studies: Studies, side: int, batches: Sequence[int]) -> Iterator[str]:
     for precision in PRECISIONS:
         for network in NETWORKS:
             for xla in ("true", "false"):
-                settings = {"side": side, "network": network, "batches": list(batches)}
+                settings = {"images": 170, "side": side, "network": network, "batches": list(batches)}
                 text = TIMES.format(precision=precision, xla=xla, **settings)
                 for run in studies.run(f"time-{network}-{precision}-xla-{xla}", text) or ():
                     first, update = _epoch_times(studies.tracker, run)
