@@ -15,6 +15,7 @@ from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import (
     ACCURACIES,
     CANNOT_TELL,
+    answer_sentences,
     describe_change,
     format_effect,
     judge_overfitting,
@@ -53,6 +54,12 @@ def cause_sentence(found: Sequence[NetworkAnalysis]) -> str:
     if not causes:
         return "Cannot tell why: nothing that the study varied is known to lower the gap other than by learning less."
     return f"Of what the study varied, the cause is {', and '.join(causes)}."
+
+
+def study_answers(found: Sequence[NetworkAnalysis]) -> list[str]:
+    """Return what a study found: whether each network overfits, what changes that, and what the cause is."""
+    cause = cause_sentence(found)
+    return [*(sentence for one in found for sentence in answer_sentences(one)), *([cause] if cause else [])]
 
 
 def _networks(found: Sequence[NetworkAnalysis]) -> Iterator[NetworkAnalysis]:

@@ -27,8 +27,8 @@ with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of i
     importlib.import_module("tqdm.auto")
 
 from cnnstudy.analysis.causes import count_noun
-from cnnstudy.analysis.effects_text import answer_sentences
 from cnnstudy.analysis.leaderboard import leaderboard_table, set_dtypes, split_by_state
+from cnnstudy.analysis.named_causes import study_answers
 from cnnstudy.analysis.next_steps import NextStep, count_missing
 from cnnstudy.cli.run import make_study_workers
 from cnnstudy.cli.start import run_diagnosis
@@ -254,8 +254,8 @@ class StudyResults:
 
     @property
     def answers(self) -> list[str]:
-        """What the study found, in sentences: whether each network overfits, and what changes that."""
-        return [sentence for one in self._analyses for sentence in answer_sentences(one)]
+        """What the study found, in sentences: whether each network overfits, what changes that, and the cause."""
+        return study_answers(self._analyses)
 
     @property
     def next_steps(self) -> list[NextStep]:

@@ -72,7 +72,7 @@ def effects(
         print_text(format_json(json_answers.describe_effects(recorded.name, analyses, steps)))
     elif csv != STANDARD_OUTPUT:
         terminal.show_effects(open_console(), recorded.name, analyses)
-        terminal.show_next_steps(open_console(), steps)
+        terminal.show_conclusion(open_console(), analyses, steps)
 
 
 def report(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cnnstudy.study.run import Outcome
     from cnnstudy.system.output import Console
     from cnnstudy.tracking.client import Tracker
+    from cnnstudy.tracking.recorded import RecordedStudy
 
 
 def _complete_study(incomplete: str) -> list[str]:
@@ -120,7 +121,6 @@ def _run(
     with choose_display(console, quiet) as display:
         outcome = run_study(loaded, tracker, workers, display, take_over, accept_code=accept_code, retry=retry_failed)
     from cnnstudy.results import terminal
-    from cnnstudy.results.study_note import record_note
 
     if not quiet:
         # after Ctrl-C the user is not kept waiting for MLflow
@@ -128,18 +128,32 @@ def _run(
         retry.call(lambda: terminal.show_outcome(console, tracker, outcome), print_note)
         if outcome.confirmed is not None:
             terminal.show_confirmed(console, outcome.recorded.name, outcome.confirmed)
-    if loaded.config.strategy.kind != "factorial" and not outcome.interrupted:
-        record_note(tracker, outcome.recorded, print_note)
-    elif not outcome.interrupted:
-        analyses = terminal.analyze_ended_study(tracker, outcome.recorded, print_note)
-        if analyses is not None and not quiet:
-            terminal.show_effects(console, outcome.recorded.name, analyses)
-            steps = RetryPolicy().call(lambda: terminal.list_steps(tracker, outcome.recorded, analyses), print_note)
-            terminal.show_next_steps(console, steps)
+    if not outcome.interrupted:
+        _conclude(loaded, tracker, outcome.recorded, quiet)
     if outcome.interrupted:
         raise typer.Exit(EXIT_INTERRUPTED)
     if outcome.failed or outcome.missing:
         raise typer.Exit(TRIALS_FAILED)
+
+
+def _conclude(loaded: Study, tracker: Tracker, recorded: RecordedStudy, quiet: bool) -> None:
+    """Record what a study that has ended found, and show it."""
+    from cnnstudy.results import terminal
+    from cnnstudy.results.study_note import record_note
+    from cnnstudy.tracking.retry import RetryPolicy
+
+    console, is_factorial = open_console(), loaded.config.strategy.kind == "factorial"
+    if is_factorial:
+        found = terminal.analyze_ended_study(tracker, recorded, print_note)
+    else:
+        record_note(tracker, recorded, print_note)
+        found = None if quiet else RetryPolicy().call(lambda: terminal.analyze_study(tracker, recorded), print_note)
+    if quiet or found is None:
+        return
+    if is_factorial:
+        terminal.show_effects(console, recorded.name, found)
+    steps = RetryPolicy().call(lambda: terminal.list_steps(tracker, recorded, found), print_note)
+    terminal.show_conclusion(console, found, steps)
 
 
 def make_study_workers(config: StudyConfig, jobs: int | None = None) -> Workers:

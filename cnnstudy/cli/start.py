@@ -182,7 +182,6 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None
     """Show the effects, write the page, and end with the answer, what to do next, and where the page is."""
     from cnnstudy.analysis.causes import NETWORKS
     from cnnstudy.analysis.effects_text import answer_sentences
-    from cnnstudy.analysis.named_causes import cause_sentence
     from cnnstudy.results import terminal
     from cnnstudy.results.pages.study_page import write_report
 
@@ -195,9 +194,7 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None
     for one in found:
         if one.architecture != NETWORKS:
             print_text(f"Answer: {answer_sentences(one)[0]}")
-    if cause := cause_sentence(found):
-        print_text(cause)
-    terminal.show_next_steps(open_console(), terminal.list_steps(tracker, recorded, found))
+    terminal.show_conclusion(open_console(), found, terminal.list_steps(tracker, recorded, found))
     print_text(f"Page: {page}")
     if open_:
         open_or_print(page.as_uri(), open_)

@@ -16,6 +16,7 @@ from cnnstudy.analysis.comparison_text import comparison_sentences
 from cnnstudy.analysis.confirmation import Confirmation
 from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.analysis.effects_text import effect_sentences
+from cnnstudy.analysis.named_causes import cause_sentence
 from cnnstudy.analysis.next_steps import NextStep
 from cnnstudy.results.terminal import effects_table
 
@@ -26,7 +27,7 @@ def describe_trials(study: str, frame: pd.DataFrame) -> dict[str, Any]:
 
 
 def describe_effects(study: str, found: Sequence[NetworkAnalysis], steps: Sequence[NextStep]) -> dict[str, Any]:
-    """Return the answers in words, what to do next, and a row for each effect, with the columns of the CSV."""
+    """Return the answers in words, the cause, what to do next, and a row for each effect, with the CSV's columns."""
     networks = [
         {"network": one.architecture, "answers": effect_sentences(one), "notes": list(one.warnings)} for one in found
     ]
@@ -35,6 +36,7 @@ def describe_effects(study: str, found: Sequence[NetworkAnalysis], steps: Sequen
         "study": study,
         "question": question,
         "networks": networks,
+        "cause": cause_sentence(found) or None,
         "next_steps": to_json(list(steps)),
         "effects": to_json(effects_table(found)),
     }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
 from cnnstudy.analysis.confirmation import RECORD_PATH, best_single_trial, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric, format_value
-from cnnstudy.analysis.effects_text import answer_sentences
+from cnnstudy.analysis.named_causes import study_answers
 from cnnstudy.errors import TrackingError, as_sentence
 from cnnstudy.names import Metric, Tag
 from cnnstudy.tracking.client import Tracker
@@ -19,8 +19,8 @@ _CHAMPION = "\n\n**Champion**\n\n"
 
 
 def describe_answer(found: Sequence[NetworkAnalysis]) -> str:
-    """Return the answer of a factorial: what its effects say."""
-    return _list_lines([sentence for one in found for sentence in answer_sentences(one)])
+    """Return the answer of a factorial: what its effects say, and what causes the overfitting."""
+    return _list_lines(study_answers(found))
 
 
 def describe_search(study: RecordedStudy, trials: Sequence[RecordedRun]) -> str:

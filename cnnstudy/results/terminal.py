@@ -37,6 +37,7 @@ from cnnstudy.analysis.leaderboard import (
     unfinished_rows,
     write_csv,
 )
+from cnnstudy.analysis.named_causes import cause_sentence
 from cnnstudy.analysis.next_steps import NextStep, list_next_steps
 from cnnstudy.analysis.participation import compared_headings, compared_rows
 from cnnstudy.config.factors import FACTORS
@@ -313,8 +314,10 @@ def list_steps(
     return list_next_steps(found, study, runs, tracker.tags(study.run_id))
 
 
-def show_next_steps(console: Console, steps: Sequence[NextStep]) -> None:
-    """Show what to do next: each step, and under it the line to copy."""
+def show_conclusion(console: Console, found: Sequence[NetworkAnalysis], steps: Sequence[NextStep]) -> None:
+    """Show what causes the overfitting, and what to do next: each step, and under it the line to copy."""
+    if cause := cause_sentence(found):
+        print_line(console, cause)
     for number, step in enumerate(steps):
         print_line(console, f"{'Next' if number == 0 else 'Or'}: {step.sentence()}")
         print_lines(console, [f"    {step.line}"])  # not wrapped, so that it can be copied

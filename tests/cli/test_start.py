@@ -105,13 +105,21 @@ def test_what_can_not_be_used_is_said_and_nothing_written(
     assert list(own_places.glob("*.yaml")) == []
 
 
+def test_a_search_ends_with_the_next_step_as_a_factorial_does(call: Call) -> None:
+    call("init", "photos", "--time", "300h")
+    search = ("--set", "strategy={kind: search, sampler: random}", "--set", "factors.batch_size=[8, 16]")
+    said = call("run-study", "photos.yaml", *search, "--trials", "3")
+    assert "3 trials" in said
+    assert re.search(r"^Next: .*\n(?:.*\n)?    python -m cnnstudy ", said, flags=re.MULTILINE), said
+
+
 # ---- diagnose
 
 
 def test_a_diagnosis_ends_with_the_answer_the_cause_the_next_step_and_the_page(
     call: Call, own_places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cnnstudy.analysis.named_causes.cause_sentence", lambda found: "The cause is this.")
+    monkeypatch.setattr("cnnstudy.results.terminal.cause_sentence", lambda found: "The cause is this.")
     said = call("diagnose", "photos", "--time", "300h")
     *_, page = said.splitlines()
     assert "The study: photos.yaml\n" in said

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cnnstudy.analysis.comparison_text import comparison_sentences
 from cnnstudy.analysis.confirmation_text import confirmation_sentences
 from cnnstudy.analysis.effects_text import effect_sentences
+from cnnstudy.analysis.named_causes import cause_sentence
 from cnnstudy.cli import app
 from cnnstudy.results import json_answers, terminal
 from cnnstudy.tracking.client import Tracker
@@ -51,6 +52,7 @@ def test_effects_have_the_answers_and_every_effect(studies: Tracker) -> None:
     found = terminal.analyze_study(studies, studies.study("plain"))
     assert [one["answers"] for one in said["networks"]] == [effect_sentences(one) for one in found]
     assert said["question"] == found[0].question.sentence()
+    assert said["cause"] == (cause_sentence(found) or None)
     table = terminal.effects_table(found)
     assert len(said["effects"]) == len(table) > 0
     assert [list(effect) for effect in said["effects"]] == [list(table.columns)] * len(table)

@@ -26,6 +26,7 @@ from cnnstudy.analysis.effects_text import (
     share_sentences,
 )
 from cnnstudy.analysis.leaderboard import GOALS, describe_front, describe_scores
+from cnnstudy.analysis.named_causes import cause_sentence
 from cnnstudy.config.factors import Levels, find_factor, recorded_factors
 from cnnstudy.errors import TrackingError
 from cnnstudy.results.pages import content
@@ -318,6 +319,7 @@ def study_page(report: ReportData, figures: Mapping[str, Sequence[Drawn]]) -> st
         report=report,
         title=_title(report),
         answers=answers,
+        cause=cause_sentence(report.causes),
         common=common,
         question=next((one.question.sentence() for one in report.causes if one.effects), ""),
         figures={section: figures.get(section, ()) for section in (FIRST, *SECTIONS)},

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from cnnstudy.analysis.effects_text import answer_sentences
+from cnnstudy.analysis.named_causes import cause_sentence
 from cnnstudy.cli import results
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.results.pages.rendering import prose, split_off
@@ -247,6 +248,14 @@ def test_one_seed(tmp_path: Path) -> None:
     _, reader = whole(Example(seeds=1, factors=FEW), tmp_path)
     assert "one seed" in reader.sections["answer"].lower()
     assert "With one seed" in reader.sections["limits"]
+
+
+def test_the_cause_stands_before_what_changes_the_gap() -> None:
+    report = Example(seeds=5, factors=FEW).report()
+    answer = Reader(study_page(report, {})).sections["answer"]
+    cause = cause_sentence(report.causes)
+    assert "the cause is too few images" in cause
+    assert answer.index(cause.replace("-", "−").partition(" (")[0]) < answer.index("What changes it")
 
 
 def test_a_search_over_three_networks(tmp_path: Path) -> None:
