@@ -33,6 +33,9 @@ _LACK_OF_FIT = 0.2
 _MAX_LEVERAGE = 0.999
 #: Knots of the range that is asked about, with fewer trials than _MANY and with as many; of the other ranges.
 KNOTS, KNOTS_OF_MANY, _MANY, OTHER_KNOTS = 6, 8, 150, 4
+#: Within a seed all ranges have KNOTS from so many trials per coefficient on: what the others' curves miss is the same
+#: in all seeds.
+_TRIALS_WITH_FINE_CURVES = 2
 #: A range is estimated within a seed from at least so many trials per coefficient: what a smaller model leaves out
 #: would be the same in all seeds, and their differences would not show it.
 _TRIALS_WITHIN_SEED = 1.3
@@ -201,6 +204,13 @@ class Detail:
         """Return the model of these trials."""
         return CodedModel(frame, varied, self.interactions, with_blocks, dict(self.knots))
 
+    def count_coefficients(self, varied: Mapping[str, Levels]) -> int:
+        """Return how many coefficients the model has, where trials have all levels."""
+        straight = {name: len(one.values) - 1 if isinstance(one, Choices) else 1 for name, one in varied.items()}
+        curved = straight | {name: knots - 1 for name, knots in self.knots}
+        products = (math.prod(pair) for pair in itertools.combinations(straight.values(), 2))
+        return 1 + sum(curved.values()) + (sum(products) if self.interactions else 0)
+
 
 def list_details(varied: Mapping[str, Levels], contrast: Contrast, trials: int) -> list[Detail]:
     """Return the models for a contrast over `trials` trials, the most detailed first.
@@ -251,8 +261,10 @@ def estimate_within_seeds(
 def _details_within_seed(varied: Mapping[str, Levels], contrast: Contrast, trials: int) -> tuple[Detail, ...]:
     """Return the models of a seed's trials, the smallest first: without and with interactions, or one with curves."""
     details = list_details(varied, contrast, trials)
-    if details[0].knots:
-        return (Detail(details[0].knots, True, _TRIALS_WITHIN_SEED),)
+    if knots := details[0].knots:
+        fine = Detail(tuple((name, max(KNOTS, count)) for name, count in knots), True, _TRIALS_WITHIN_SEED)
+        is_fine = trials >= _TRIALS_WITH_FINE_CURVES * fine.count_coefficients(varied)
+        return (fine if is_fine else Detail(knots, True, _TRIALS_WITHIN_SEED),)
     return tuple(reversed(details))
 
 
