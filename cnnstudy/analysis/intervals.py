@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,11 +106,16 @@ class SeedTests:
     freedom: np.ndarray  # degrees of freedom of that variance
 
 
+class Noise(NamedTuple):
+    """How noisy the trials are that contrasts compare (noise.relative_noise)."""
+
+    ratios: np.ndarray | float = 1.0  # [contrasts], of the variance of these trials to that of all
+    freedom: np.ndarray | float = math.inf  # [contrasts], degrees of freedom of the ratio
+    is_extreme: bool = False  # at one level of a factor many times that at another
+
+
 def compare_seeds(
-    of_seeds: np.ndarray,
-    spread: np.ndarray,
-    resolution: Resolution,
-    noise: tuple[np.ndarray | float, np.ndarray | float] = (1.0, math.inf),
+    of_seeds: np.ndarray, spread: np.ndarray, resolution: Resolution, noise: Noise = Noise()
 ) -> SeedTests:
     """Test each contrast by Student's t over the seeds, and with shrunk variances.
 
@@ -121,8 +127,7 @@ def compare_seeds(
         of_seeds: [contrasts, seeds], NaN where a seed has no estimate.
         spread: [contrasts], the variance of a seed's estimate if that of a trial is 1.
         resolution: of the outcome in one trial.
-        noise: [contrasts] each: how much noisier than others are the trials that each compares, and the degrees of
-            freedom of that ratio (noise.relative_noise).
+        noise: of the trials that each compares. Where it is extreme, a shrunk variance makes no p-value smaller.
     """
     from scipy import special
 
@@ -141,14 +146,14 @@ def compare_seeds(
         p = 2 * special.stdtr(count - 1, -np.abs(mean) / error)
         width = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2) * error
         tests[rows, 1:] = np.column_stack([mean - width, mean + width, p])
-    shrunk, freedom = shrink_variances(variance, counts - 1, spread * noise[0])
-    freedom = np.minimum(freedom, np.maximum(noise[1], counts - 1))
+    shrunk, freedom = shrink_variances(variance, counts - 1, spread * noise.ratios)
+    freedom = np.minimum(freedom, np.maximum(noise.freedom, counts - 1))
     p = tests[:, 3].copy()
     tested = shrunk > 0
     error = np.full(len(of_seeds), math.nan)
     error[counts > 1] = np.sqrt(shrunk[counts > 1] / counts[counts > 1])
     p[tested] = 2 * special.stdtr(freedom[tested], -np.abs(tests[tested, 0]) / error[tested])
-    return SeedTests(tests, p, error, freedom)
+    return SeedTests(tests, np.fmax(p, tests[:, 3]) if noise.is_extreme else p, error, freedom)
 
 
 def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
