@@ -193,6 +193,7 @@ def run_all(results: Path, kinds: Sequence[str], seeds: int) -> list[dict[str, A
     results.mkdir(parents=True, exist_ok=True)
     file = results / "results.jsonl"
     found = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    found = [one for one in found if one["rc"] == 0]  # those that failed run again
     known = {(one["kind"], one["seed"]) for one in found}
     for seed, name in itertools.product(range(seeds), kinds):
         if (name, seed) not in known:
@@ -201,6 +202,8 @@ def run_all(results: Path, kinds: Sequence[str], seeds: int) -> list[dict[str, A
             found.append({"kind": name, "seed": seed, **diagnose(place, KINDS[name], seed)})
             with file.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(found[-1]) + "\n")
+            if found[-1]["rc"] != 0:
+                raise SystemExit(f"the diagnosis of {place} failed; said.txt there says why")
     return [one for one in found if one["kind"] in kinds and one["seed"] < seeds]
 
 
@@ -279,7 +282,7 @@ def show_truth(results: Path, kinds: Sequence[str]) -> None:
     print("| folder | network | of four times the pictures | train | validation | gap |\n|:--|:--|--:|--:|--:|--:|")
     for name in kinds:
         place = (results / f"{name}-truth").absolute()
-        if not (place / "photos.yaml").exists():
+        if not (place / "truth.yaml").exists():
             make_folder(place, KINDS[name], TRUTH)
             write_study(place, KINDS[name], 0)
             make_folder(place, KINDS[name], TRUTH, times=4)
@@ -287,8 +290,8 @@ def show_truth(results: Path, kinds: Sequence[str]) -> None:
             shares = [share / 4 for share in study["factors"]["data_fraction"]]
             study["factors"] |= {"data_fraction": [*shares, 1.0], "dropout": 0.0}
             study["strategy"]["seeds"] = 2
-            (place / "photos.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
-        trials = cnnstudy.run(place / "photos.yaml", tracking_uri=address(place)).trials
+            (place / "truth.yaml").write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+        trials = cnnstudy.run(place / "truth.yaml", tracking_uri=address(place)).trials
         for (network, share), group in trials.groupby(["architecture", "data_fraction"]):
             train, validation, gap = (
                 100 * group[f"last_{part}"].mean() for part in ("train_accuracy", "val_accuracy", "gap_accuracy")

@@ -114,8 +114,12 @@ class Noise(NamedTuple):
     is_extreme: bool = False  # at one level of a factor many times that at another
 
 
+#: Of trials that are equally noisy, or not known to be otherwise.
+EQUAL_NOISE = Noise()
+
+
 def compare_seeds(
-    of_seeds: np.ndarray, spread: np.ndarray, resolution: Resolution, noise: Noise = Noise()
+    of_seeds: np.ndarray, spread: np.ndarray, resolution: Resolution, noise: Noise = EQUAL_NOISE
 ) -> SeedTests:
     """Test each contrast by Student's t over the seeds, and with shrunk variances.
 

@@ -1,9 +1,10 @@
 """Name what causes the overfitting, as far as a study varied it: one sentence for all networks, or that it cannot tell.
 
 A cause is a level at which a network that overfits has a larger gap than at another one, where the other is known to
-raise validation accuracy. Where that is not known, it must not be the price: train accuracy is not known to fall, so
-that less is learnt, and of what the gap falls by, validation accuracy falls by less than half, at the end of its
-interval. Of a smaller network only the latter is asked: to learn less by heart is what it is for.
+raise validation accuracy, and never where it is known to lower it. Where neither is known, it must not be the price:
+train accuracy is not known to fall, so that less is learnt, and of what the gap falls by, validation accuracy falls by
+less than half, at the end of its interval. Of a smaller network only the latter is asked: to learn less by heart is
+what it is for.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _is_cause(one: NetworkAnalysis, effect: Effect) -> bool:
 
 
 def _describe(one: NetworkAnalysis, effect: Effect, several: bool) -> str:
-    """Return a cause with its evidence: `too few photos (4 times the training images: gap -9.9 [...] points, ...)`."""
+    """Return a cause with its evidence: `too few images (4 times the training images: gap -9.9 [...] points, ...)`."""
     worse = effect.level if effect.answer == "raises" else effect.baseline
     named = {"data_fraction": "too few images", "network": f"the network, {worse}"}
     name = named.get(effect.factor) or find_factor(effect.factor).describe(worse)

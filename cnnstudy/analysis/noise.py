@@ -19,8 +19,8 @@ from cnnstudy.config.factors import Choices, Levels
 
 #: Of a cell, below which it says nothing of its noise: it has one trial, up to rounding.
 _LEAST_FREEDOM = 1e-6
-#: From this ratio of the variances at two levels of a factor on, noise is extreme: one scatters five times as much. With
-#: six times as much, shrunk variances told false causes in 5.5 % of studies, and in 10 % where noise was skewed too.
+#: From this ratio of the variances at two levels of a factor on, noise is extreme: one scatters five times as much.
+#: With six times, shrunk variances told false causes in 5.5 % of studies, and in 10 % where noise was skewed too.
 _EXTREME = 25.0
 #: The level of the F-test that it is not so by chance (few trials show little of their noise), for all pairs of levels.
 _CHANCE = 0.05

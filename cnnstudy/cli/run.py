@@ -78,14 +78,14 @@ def run_study(
     if dry_run and retry_failed:
         raise InputError("--dry-run estimates the missing trials, and --retry-failed runs others; give one of them.")
     given = {
-        "budget.trials": trials,
-        "execution.on": on,
-        "seed": seed,
-        "training.deterministic": "true" if deterministic else None,
+        "--trials": ("budget.trials", trials),
+        "--on": ("execution.on", on),
+        "--seed": ("seed", seed),
+        "--deterministic": ("training.deterministic", "true" if deterministic else None),
     }
-    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.items() if value is not None)]
-    options = {"budget.trials": "--trials", "execution.on": "--on", "seed": "--seed"}
-    loaded = load_study(study, overrides, {key: option for key, option in options.items() if given[key] is not None})
+    options = {key: option for option, (key, value) in given.items() if value is not None}
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in given.values() if value is not None)]
+    loaded = load_study(study, overrides, options)
     with contextlib.closing(make_study_workers(loaded.config, jobs)) as workers:
         workers.start()
         _run(loaded, workers, tracking_uri, take_over, accept_code, retry_failed, dry_run, quiet)

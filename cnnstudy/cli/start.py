@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +63,10 @@ def init(
     if file.exists() and not force:
         raise InputError(f"{printable(str(file))} exists; give another file with --out, or --force to replace it.")
     with contextlib.closing(_make_workers()) as workers:
-        suggestion = _write_study(options, file, f"{path} --time {time_}", workers, clock)
-    config = suggestion.config
-    print_text(f"{file}: {config.total_trials} trials; to run them:  python -m cnnstudy run-study {file}")
+        given = _format_arguments(path, time_, columns, layout, ignore_folders)
+        suggestion = _write_study(options, file, given, workers, clock)
+    command = f"python -m cnnstudy run-study {shlex.quote(str(file))}"
+    print_text(f"{file}: {suggestion.config.total_trials} trials; to run them:  {command}")
 
 
 def diagnose(
@@ -128,7 +131,8 @@ def run_diagnosis(
         if file.exists():
             print_text(f"{file} exists, and is used; what is recorded of its study is kept.")
         else:
-            _write_study(options, file, f"{path} --time {time_}", workers, clock)
+            given = _format_arguments(path, time_, columns, layout, ignore_folders)
+            _write_study(options, file, given, workers, clock)
             print_text(f"The study: {file}")
         study = load_study(str(file))
         _refuse_other_photos(study, options, file)
@@ -138,12 +142,15 @@ def run_diagnosis(
 
 def _refuse_other_photos(study: Study, options: folder.Options | table.Options, file: Path) -> None:
     """Raise InputError if the study file is about other photos, or can't explain anything."""
-    data = study.config.data
-    if getattr(data, "path", None) != options.path or study.config.strategy.kind != "factorial":
+    given, other = getattr(study.config.data, "path", None), "give another file with --out, or move it away."
+    if given is None or os.path.realpath(given) != os.path.realpath(options.path):
+        photos = "other data" if given is None else f"the photos in {printable(str(given))}"
         raise InputError(
-            f"{printable(str(file))} exists and is no factorial of the photos in {printable(str(options.path))}; give "
-            "another file with --out."
+            f"{printable(str(file))} exists and is about {photos}, not about those in "
+            f"{printable(str(options.path))}; {other}"
         )
+    if (kind := study.config.strategy.kind) != "factorial":
+        raise InputError(f"{printable(str(file))} exists and is a {kind}, where a diagnosis takes a factorial; {other}")
 
 
 def _answer(
@@ -184,17 +191,20 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None
     from cnnstudy.analysis.effects_text import answer_sentences
     from cnnstudy.results import terminal
     from cnnstudy.results.pages.study_page import write_report
+    from cnnstudy.tracking.retry import RetryPolicy
 
     found = terminal.analyze_ended_study(tracker, recorded, print_note)
     if found is None:
         return
     terminal.show_effects(open_console(), recorded.name, found)
-    page = write_report(tracker, recorded, Path(f"{recorded.name}-report")).absolute()
+    retry, folder = RetryPolicy(), Path(f"{recorded.name}-report")
+    page = retry.call(lambda: write_report(tracker, recorded, folder), print_note).absolute()
     print_text("")
     for one in found:
         if one.architecture != NETWORKS:
             print_text(f"Answer: {answer_sentences(one)[0]}")
-    terminal.show_conclusion(open_console(), found, terminal.list_steps(tracker, recorded, found))
+    steps = retry.call(lambda: terminal.list_steps(tracker, recorded, found), print_note)
+    terminal.show_conclusion(open_console(), found, steps)
     print_text(f"Page: {page}")
     if open_:
         open_or_print(page.as_uri(), open_)
@@ -247,6 +257,15 @@ def _find_photos(
         raise InputError(f"{printable(path)} is a study already; `run-study` runs it. Give a folder of photos.")
     assert isinstance(options, folder.Options | table.Options)
     return options.model_copy(update={"path": options.path.expanduser().absolute()})
+
+
+def _format_arguments(
+    path: str, time_: str, columns: dict[str, str | None], layout: str | None, ignore_folders: str | None
+) -> str:
+    """Return what was given of the photos and the time, as it is typed."""
+    options = {**columns, "layout": layout, "ignore-folders": ignore_folders}
+    given = [part for name, value in options.items() if value is not None for part in (f"--{name}", value)]
+    return shlex.join([path, "--time", time_, *given])
 
 
 def choose_file(path: Path, out: Path | None) -> Path:

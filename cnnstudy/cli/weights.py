@@ -81,7 +81,8 @@ def list_files() -> None:
         output.add_row(grid, (path.stem, about.network, str(about.classes or ""), about.source, about.licence))
     if found:
         output.print_table(console, grid)
-    output.print_lines(console, [f"{len(found)} files of weights in {FOLDER.absolute()}"])
+    files = "file" if len(found) == 1 else "files"
+    output.print_lines(console, [f"{len(found)} {files} of weights in {FOLDER.absolute()}"])
 
 
 @weights.command("verify")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cnnstudy
 from cnnstudy.config.factors import format_given
-from cnnstudy.errors import ConfigError, nearest_name
+from cnnstudy.errors import ConfigError, as_sentence, nearest_name
 
 _PACKAGE = Path(cnnstudy.__file__).parent
 #: The study files that come with cnnstudy: in the package that was installed, or in the checkout that it runs from.
@@ -19,6 +19,11 @@ _STUDY_FOLDERS = (Path("experiments"), SHIPPED_STUDIES)
 
 
 def find_file(name_or_path: str) -> Path:
+    """Return the study file at a path, or of that name in one of the folders of studies.
+
+    Raises:
+        ConfigError: there is none; the nearest names are given.
+    """
     try:
         given = Path(name_or_path).expanduser()
         if given.is_file():
@@ -26,7 +31,11 @@ def find_file(name_or_path: str) -> Path:
         if name_or_path and given.is_dir():
             raise ConfigError(_describe_folder(given))
     except (OSError, RuntimeError) as error:  # the name is too long, or `~` names no user
-        raise ConfigError(f"there is no study file {format_given(name_or_path)}: {error}.") from error
+        why = as_sentence(getattr(error, "strerror", None) or error)
+        raise ConfigError(
+            f"there is no study file {format_given(name_or_path)}: {why} Give a path, or the name of a study in "
+            "experiments/."
+        ) from error
     if given.suffix not in (".yaml", ".yml"):
         for folder in _STUDY_FOLDERS:
             if (folder / f"{name_or_path}.yaml").is_file():
@@ -68,6 +77,7 @@ def _describe_folder(folder: Path) -> str:
 
 
 def advise_own_images(path: Path) -> str:
+    """Say how to train on the images of a folder or archive."""
     shown = str(path) if re.fullmatch(r"[\w./~-]+", str(path)) else json.dumps(str(path), ensure_ascii=False)
     return (
         f"To train on the images in it, write `data: {{name: folder, path: {shown}}}` into a study file, as in the "

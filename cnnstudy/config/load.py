@@ -27,7 +27,7 @@ from cnnstudy.config.find import advise_own_images, find_file
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.yaml_text import KEYS_OF_NAMES, MOST_BYTES, NotYamlError, parse
 from cnnstudy.data.archives import ARCHIVE_SUFFIXES
-from cnnstudy.errors import ConfigError, UnknownNameError
+from cnnstudy.errors import MAX_LISTED, ConfigError, UnknownNameError
 from cnnstudy.system.validation import KeyPath
 
 #: The keys whose values are paths.
@@ -73,7 +73,7 @@ def load_study(name_or_path: str, overrides: Sequence[str] = (), options: Mappin
         )
     folder = path.absolute().parent
     raw = _anchor_paths(raw, folder)
-    applied = [_apply_override(raw, override) for override in overrides]
+    applied = [_apply_override(raw, override, options) for override in overrides]
     overridden = [keys for keys, _ in applied]
     raw, as_written = _name_networks(raw, folder)
 
@@ -195,30 +195,35 @@ def _advise_on_folder(tree: Any, key: KeyPath, folder: Path) -> str:
 
 
 def _list_by_line(problems: Iterable[tuple[float, str]]) -> str:
-    return "\n".join(message for _, message in sorted(problems, key=lambda problem: problem[0]))
+    messages = [message for _, message in sorted(problems, key=lambda problem: problem[0])]
+    more = [f"and {len(messages) - MAX_LISTED} more"] if len(messages) > MAX_LISTED else []
+    return "\n".join([*messages[:MAX_LISTED], *more])
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> tuple[KeyPath, str]:
+def _apply_override(raw: dict[str, Any], override: str, options: Mapping[str, str]) -> tuple[KeyPath, str]:
     """Apply `key=value` to `raw`; return the key it set, and the override as it works from every folder.
+
+    Args:
+        options: keys that options of their own gave, to name them in messages.
 
     Raises:
         ConfigError: the override is malformed.
     """
     dotted, equals, value = override.partition("=")
-    keys = tuple(dotted.strip().split("."))
+    keys, shown = tuple(dotted.strip().split(".")), options.get(dotted, f"--set {override}")
     if not equals or not all(keys):
         raise ConfigError(f"--set {override!r} is not key=value, as in --set training.epochs=5.")
     node: Any = raw
     for key in keys[:-1]:
         node = node.setdefault(key, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {key!r} holds no keys of its own, so it can't hold {keys[-1]!r}.")
+            raise ConfigError(f"{shown}: {key!r} holds no keys of its own, so it can't hold {keys[-1]!r}.")
     try:
         # as in a file, where names are read as they are written
         named = keys[-1] in KEYS_OF_NAMES
         parsed = parse(f"{keys[-1]}: {value}")[1][keys[-1]] if named else parse(value)[1]
     except NotYamlError as error:
-        raise ConfigError(f"--set {override}: {error}") from error
+        raise ConfigError(f"{shown}: {error}") from error
     anchored = node[keys[-1]] = _anchor_paths(parsed, Path.cwd(), keys)
     return keys, override if anchored == parsed else f"{dotted}={json.dumps(anchored, ensure_ascii=False)}"
 

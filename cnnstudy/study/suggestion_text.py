@@ -229,12 +229,6 @@ def _explain_seeds(suggestion: Suggestion) -> str:
     )
 
 
-def describe_command(source: str, time: str) -> str:
-    """Return the command that wrote a file, as it is typed."""
-    shown = source if re.fullmatch(r"[\w./~-]+", source) else json.dumps(source, ensure_ascii=False)
-    return f"python -m cnnstudy init {shown} --time {time}"
-
-
 def name_study(path: Path) -> str:
     """Return the name of a study of the photos at a path: that of the folder, archive or table."""
     stem = path.name if path.is_dir() else path.name.partition(".")[0]

@@ -168,11 +168,24 @@ def test_when_the_time_is_over_what_is_there_is_analysed(call: Call, monkeypatch
     assert "Answer: " in said
 
 
-def test_a_file_of_other_photos_is_not_taken_for_theirs(call: Call, own_places: Path) -> None:
+def test_a_file_of_other_photos_or_of_a_search_is_not_taken_for_theirs(call: Call, own_places: Path) -> None:
     write_photos(own_places / "elsewhere/photos", {"apple": 8, "pear": 8}, 5000)
     call("init", "photos", "--time", "300h")
-    with pytest.raises(InputError, match=r"photos\.yaml exists and is no factorial of the photos in .*elsewhere"):
+    with pytest.raises(InputError, match=r"photos\.yaml exists and is about the photos in .* those in .*elsewhere"):
         call("diagnose", "elsewhere/photos")
+    text = Path("photos.yaml").read_text("utf-8")
+    Path("photos.yaml").write_text(text.replace("kind: factorial", "kind: search") + "budget: {trials: 2}\n")
+    with pytest.raises(CnnstudyError, match="search"):
+        call("diagnose", "photos")
+
+
+def test_photos_are_the_same_by_another_path(call: Call, own_places: Path) -> None:
+    (own_places / "elsewhere").mkdir()
+    call("init", "elsewhere/../photos", "--time", "300h", "--layout", "classes")
+    text = Path("photos.yaml").read_text("utf-8")
+    assert "Written by: python -m cnnstudy init elsewhere/../photos --time 300h --layout classes" in text
+    (own_places / "link").symlink_to(own_places / "photos")
+    assert "Answer: " in call("diagnose", "link", "--out", "photos.yaml", "--time", "300h")
 
 
 @pytest.mark.parametrize(("given", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("30 min", 1800)])

@@ -15,6 +15,7 @@ from cnnstudy.config.find import SHIPPED_STUDIES
 from cnnstudy.config.load import load_study
 from cnnstudy.config.schema import Budget, Confirm, StudyConfig
 from cnnstudy.config.strategies import SearchConfig
+from cnnstudy.errors import ConfigError
 
 STUDY = """\
 name: probe
@@ -1020,6 +1021,19 @@ def test_a_list_that_is_repeated_as_classes_stays_numbers_elsewhere(tmp_path: Pa
 def test_set_may_make_a_group_that_the_file_lacks(tmp_path: Path) -> None:
     path = written(tmp_path, changed("objective:\n  metric: val/loss\n", ""))
     assert load_study(path, ["objective.metric=val/loss"]).config.objective.metric == "val/loss"
+
+
+def test_what_an_option_gave_is_put_on_the_option(tmp_path: Path) -> None:
+    path = written(tmp_path, changed("budget:\n  trials: 9", "budget: 3"))
+    with pytest.raises(ConfigError, match=r"^--trials: 'budget' holds no keys of its own"):
+        load_study(path, ["budget.trials=3"], {"budget.trials": "--trials"})
+
+
+def test_of_many_problems_the_first_are_listed(tmp_path: Path) -> None:
+    text = STUDY + "".join(f"foreign_{number}: 1\n" for number in range(30))
+    *listed, rest = complaint(written(tmp_path, text)).splitlines()
+    assert len(listed) == 20
+    assert rest == "and 10 more"
 
 
 def test_a_mistake_in_the_file_is_not_put_on_set(tmp_path: Path) -> None:
