@@ -39,6 +39,7 @@ from cnnstudy.config.factors import FACTORS, Choices, Levels, recorded_factors
 from cnnstudy.config.strategies import count_startup_trials
 from cnnstudy.names import Metric, last_name
 from cnnstudy.records import INTERRUPTED
+from cnnstudy.system.display import count_noun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import are_unequal
 
@@ -331,11 +332,6 @@ def _warn_of_shared_weights(config: Mapping[str, Any], architecture: str) -> Ite
         )
     elif source in ("imagenet", "file"):
         yield f"what is said of transfer is said of these source weights ({source}); the intervals hold no others."
-
-
-def count_noun(number: int, what: str) -> str:
-    """Return `1 trial`, `2 trials` and so on."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _common_level(unlearnt: pd.DataFrame, frame: pd.DataFrame) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
 from cnnstudy.analysis.comparison_champions import Champion, ChampionComparison, compare_champions
 from cnnstudy.analysis.contrasts import Cells, Contrast, outcome_values
 from cnnstudy.analysis.effects import PAIRS, Effect, few_seeds
@@ -34,6 +34,7 @@ from cnnstudy.analysis.resampled import Division, estimate_resampled_mean, read_
 from cnnstudy.analysis.resolution import find_resolution
 from cnnstudy.config.factors import FACTORS, Choices
 from cnnstudy.records import Level
+from cnnstudy.system.display import count_noun
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, config_differences
 
 TRAIN = "epochs/train_accuracy"

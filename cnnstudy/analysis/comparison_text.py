@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cnnstudy.analysis.causes import NETWORKS, count_noun
+from cnnstudy.analysis.causes import NETWORKS
 from cnnstudy.analysis.comparison import AGREE, ONE_SEED, Comparison, EffectComparison, OutcomeComparison
 from cnnstudy.analysis.comparison_champions import Champion
 from cnnstudy.analysis.confirmation_text import describe_metric
@@ -14,6 +14,7 @@ from cnnstudy.analysis.effects_text import describe_change, format_estimate
 from cnnstudy.analysis.intervals import Estimate
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
+from cnnstudy.system.display import count_noun
 
 DIFFERENCE_HEADINGS = ("setting", "A", "B")
 OUTCOME_HEADINGS = ("network", "at the end of training", "A", "B", "B - A", "B is", "method")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import pandas as pd
 
-from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import COMPARED_GAP, MEASURING, MORE_UPDATES, NETWORKS, NetworkAnalysis
 from cnnstudy.analysis.effects import Effect, few_seeds
 from cnnstudy.analysis.intervals import LEVEL, Estimate
 from cnnstudy.analysis.observations import (
@@ -26,6 +26,7 @@ from cnnstudy.analysis.observations import (
 )
 from cnnstudy.analysis.participation import Compared, count_compared
 from cnnstudy.config.factors import FACTORS, find_factor
+from cnnstudy.system.display import count_noun
 from cnnstudy.training.verdict import SMALLEST_GAP, UNDERFIT_BELOW
 
 CANNOT_TELL = "cannot tell"

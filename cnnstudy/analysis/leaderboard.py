@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnnstudy.analysis.causes import count_noun
 from cnnstudy.analysis.configurations import Configuration
 from cnnstudy.analysis.confirmation_text import CROSS_FITTED, FLATTERED
 from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS
@@ -28,6 +27,7 @@ from cnnstudy.names import (
     equal_updates_name,
     last_name,
 )
+from cnnstudy.system.display import count_noun
 from cnnstudy.system.files import escape_formula, write_whole
 from cnnstudy.system.output import print_text
 from cnnstudy.tracking.recorded import RecordedRun, are_cross_fitted, score_metrics

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import CANNOT_TELL, describe_change, format_effect, judge_overfitting, overall_gap
 from cnnstudy.analysis.observations import BALANCED_VALIDATION, VALIDATION
@@ -20,7 +20,7 @@ from cnnstudy.config.factors import find_factor
 from cnnstudy.errors import printable
 from cnnstudy.names import Metric, Parameter, Tag, count_tag, last_name
 from cnnstudy.records import INTERRUPTED, Level
-from cnnstudy.system.display import format_duration
+from cnnstudy.system.display import count_noun, format_duration
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy
 from cnnstudy.training.verdict import LEAST_IMAGES_FOR_FIT, UNDERFIT_BELOW
 

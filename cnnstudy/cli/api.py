@@ -26,7 +26,6 @@ with warnings.catch_warnings():  # in notebooks without ipywidgets it warns of i
     warnings.simplefilter("ignore")
     importlib.import_module("tqdm.auto")
 
-from cnnstudy.analysis.causes import count_noun
 from cnnstudy.analysis.leaderboard import leaderboard_table, set_dtypes, split_by_state
 from cnnstudy.analysis.named_causes import study_answers
 from cnnstudy.analysis.next_steps import NextStep, count_missing
@@ -48,7 +47,7 @@ from cnnstudy.results.terminal import (
     trial_frame,
 )
 from cnnstudy.study.run import run_study
-from cnnstudy.system.display import choose_display
+from cnnstudy.system.display import choose_display, count_noun
 from cnnstudy.system.output import open_console, print_note
 from cnnstudy.tracking import client
 from cnnstudy.tracking.relocation import find_unwritable, require_writable

@@ -71,6 +71,7 @@ def import_file(
 @weights.command("list")
 def list_files() -> None:
     """List the imported weights in the folder `weights`."""
+    from cnnstudy.system.display import count_noun
     from cnnstudy.training.weight_import import read_about
 
     console, grid = output.open_console(), output.plain_table()
@@ -81,8 +82,7 @@ def list_files() -> None:
         output.add_row(grid, (path.stem, about.network, str(about.classes or ""), about.source, about.licence))
     if found:
         output.print_table(console, grid)
-    files = "file" if len(found) == 1 else "files"
-    output.print_lines(console, [f"{len(found)} {files} of weights in {FOLDER.absolute()}"])
+    output.print_lines(console, [f"{count_noun(len(found), 'file')} of weights in {FOLDER.absolute()}"])
 
 
 @weights.command("verify")

@@ -19,7 +19,6 @@ from typing import Self
 import numpy as np
 from PIL import Image
 
-import cnnstudy
 from cnnstudy.data.datasets import SourceImage
 from cnnstudy.data.decode import measure_image, resize
 from cnnstudy.data.decoder_process import (
@@ -32,7 +31,7 @@ from cnnstudy.data.decoder_process import (
 from cnnstudy.data.listing import UNSUPPORTED_SUFFIXES
 from cnnstudy.errors import DataError, WorkerError, printable
 from cnnstudy.records import BadImage, Decoded, ImageFacts
-from cnnstudy.system.processes import count_cores
+from cnnstudy.system.processes import count_cores, package_environment
 
 #: Images in one request to a decoder: a round trip takes as long as decoding a small image.
 IMAGES_PER_REQUEST = 16
@@ -221,8 +220,6 @@ class _Decoder:
     """A process of `decoder_process`; used by one thread at a time."""
 
     def __init__(self) -> None:
-        root = str(Path(cnnstudy.__file__).parent.parent)
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         try:
             self._process = subprocess.Popen(
                 [
@@ -231,7 +228,7 @@ class _Decoder:
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": paths, **DECODER_ENVIRONMENT},
+                env=package_environment() | DECODER_ENVIRONMENT,
             )
         except OSError as error:
             raise WorkerError(f"can't start a process that decodes images: {error}") from error

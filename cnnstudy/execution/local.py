@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import queue
 import re
 import signal
@@ -17,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cnnstudy
 from cnnstudy.errors import WorkerError
 from cnnstudy.execution import Alive, Done, Epoch, Event, Failed, Job, Progress
 from cnnstudy.records import EpochRecord
@@ -27,6 +25,7 @@ from cnnstudy.system.processes import (
     count_cores,
     count_memory_kills,
     list_gpus,
+    package_environment,
     resident_memory,
 )
 
@@ -195,9 +194,7 @@ class _Process:
         self._lock = threading.Lock()  # guards _job and _ended
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 - lives with self
         # a worker never talks to the tracking server, so it gets neither its address nor its password
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        root = str(Path(cnnstudy.__file__).parent.parent)
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, environment.get("PYTHONPATH")]))
+        environment = package_environment(leave_out="MLFLOW_")
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         try:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cnnstudy import architectures
-from cnnstudy.analysis.causes import count_noun
 from cnnstudy.data.examination import Examined
 from cnnstudy.execution import Executor, Job
 from cnnstudy.execution.jobs import run_job
-from cnnstudy.system.display import Display
+from cnnstudy.system.display import Display, count_noun
 
 #: Without an option, more images of a study are not looked at, since a network may take a second for each.
 MOST_UNASKED = 2000

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cnnstudy.analysis.causes import NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NetworkAnalysis
 from cnnstudy.analysis.confirmation import RECORD_PATH, best_single_trial, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric, format_value
 from cnnstudy.analysis.named_causes import study_answers
 from cnnstudy.errors import TrackingError, as_sentence
 from cnnstudy.names import Metric, Tag
+from cnnstudy.system.display import count_noun
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, best_metrics, counted_trials
 from cnnstudy.tracking.retry import RetryPolicy

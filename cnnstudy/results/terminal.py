@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from cnnstudy.analysis import comparison_text as words
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, count_noun, effects_frame
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, analyze_networks, effects_frame
 from cnnstudy.analysis.comparison import Comparison, Side, compare_studies
 from cnnstudy.analysis.comparison_champions import find_champion
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
@@ -49,6 +49,7 @@ from cnnstudy.study.confirmation import ADVICE_UNLEARNT
 from cnnstudy.study.reproduce import Reproduction
 from cnnstudy.study.resume import resume_command, retry_command
 from cnnstudy.study.run import COUNTS, Outcome
+from cnnstudy.system.display import count_noun
 from cnnstudy.system.output import console_on, plain_table, print_line, print_lines, print_table
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker

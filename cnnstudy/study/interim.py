@@ -38,11 +38,14 @@ class _Process:
     """A Calculation in a process with low priority."""
 
     def __init__(self, asked: dict[str, Any]) -> None:
+        from cnnstudy.system.processes import package_environment
+
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __spec__.name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # an answer that fails is left out; `effects` says why
+            env=package_environment(),
             start_new_session=True,  # Ctrl-C ends the driver, which ends it
         )
         assert self._process.stdin is not None

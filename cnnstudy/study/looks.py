@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
-import cnnstudy
 from cnnstudy.config.schema import StudyConfig
 from cnnstudy.config.strategies import FactorialConfig
 from cnnstudy.errors import WorkerError
@@ -22,6 +19,7 @@ from cnnstudy.names import Tag
 from cnnstudy.search.strategy import FixedStrategy, Strategy
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.system.display import Display
+from cnnstudy.system.processes import package_environment
 from cnnstudy.tracking.recorded import RecordedRun, counted_runs
 
 #: The process that decides.
@@ -67,9 +65,6 @@ def _ask(config: StudyConfig, runs: Iterable[RecordedRun]) -> tuple[bool, str]:
     """Return whether the study stops, and why, in a sentence."""
     counted = counted_runs(run for run in runs if run.kind == "trial").values()
     asked = {"config": config.model_dump(mode="json"), "trials": [dataclasses.asdict(run) for run in counted]}
-    root = str(Path(cnnstudy.__file__).parent.parent)
-    paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     try:
         done = subprocess.run(
             [sys.executable, *PROGRAM],
@@ -77,7 +72,7 @@ def _ask(config: StudyConfig, runs: Iterable[RecordedRun]) -> tuple[bool, str]:
             capture_output=True,
             text=True,
             encoding="utf-8",
-            env=environment | {"PYTHONPATH": paths},
+            env=package_environment(leave_out="MLFLOW_"),
             start_new_session=True,  # the driver handles Ctrl-C
         )
         if done.returncode:

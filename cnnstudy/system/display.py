@@ -115,6 +115,11 @@ def format_duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def count_noun(number: int, noun: str) -> str:
+    """Return `1 trial`, `2 trials`, `1,200 trials`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_size(count: int) -> str:
     """Format a number of bytes with three significant digits: `2.6 GB`; above 999 TB `1,500 TB`."""
     one, unit = next(((one, unit) for one, unit in _UNITS if count >= _ROUNDED_UP * one), _UNITS[-1])

@@ -26,6 +26,7 @@ from typing import Literal
 
 import psutil
 
+import cnnstudy
 from cnnstudy.errors import EXIT_INTERRUPTED
 from cnnstudy.records import Record
 
@@ -103,6 +104,18 @@ def start_time(pid: int) -> str:
 
 
 # ---- resources
+
+
+def package_environment(leave_out: str = "\0") -> dict[str, str]:
+    """Return the environment of a child that finds this package where it is, though its working folder is no place to
+    import from (`python -P`).
+
+    Args:
+        leave_out: what the names of variables that it does not get begin with.
+    """
+    root = str(Path(cnnstudy.__file__).parent.parent)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(leave_out)}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
 
 
 def count_cores() -> int:

@@ -71,7 +71,7 @@ def test_the_list_tells_what_the_files_say_of_themselves(file: Path) -> None:
     assert "0 files of weights in " in call("list")
     call("import", str(file), "--network", "resnet18", "--source", "https://example.org/x")
     said = call("list")
-    assert all(text in said for text in ("downloaded", "resnet18", "https://example.org/x", "1 files of weights"))
+    assert all(text in said for text in ("downloaded", "resnet18", "https://example.org/x", "1 file of weights"))
 
 
 def test_what_can_not_be_imported(file: Path, own_places: Path) -> None:

@@ -13,8 +13,17 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+import cnnstudy
 from cnnstudy.system import processes
-from cnnstudy.system.processes import Process, is_alive, list_gpus, resident_memory, start_time, this_process
+from cnnstudy.system.processes import (
+    Process,
+    is_alive,
+    list_gpus,
+    package_environment,
+    resident_memory,
+    start_time,
+    this_process,
+)
 
 WHOLE = "pid:[4026531836]"
 HERE = Process("here", 1, "1", "machine", "boot", WHOLE)
@@ -177,3 +186,14 @@ def test_an_interrupt_that_did_not_wake_the_main_thread_is_sent_again(monkeypatc
     with pytest.raises(KeyboardInterrupt), processes.terminate_as_interrupt():
         start_and_wait(processes.interrupt_command)
     assert len(sent) >= 2
+
+
+def test_a_child_finds_the_package_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    environment = package_environment(leave_out="MLFLOW_")
+    program = "import cnnstudy, os; print(cnnstudy.__file__, os.environ.get('MLFLOW_TRACKING_PASSWORD'))"
+    call = [sys.executable, "-P", "-c", program]
+    said = subprocess.run(call, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == [cnnstudy.__file__, "None"]
+    assert package_environment()["MLFLOW_TRACKING_PASSWORD"] == "secret"

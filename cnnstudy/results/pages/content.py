@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
 from cnnstudy.analysis.configurations import CONFIGURATION_HEADINGS, list_configurations
 from cnnstudy.analysis.confirmation_text import describe_metric, format_value
 from cnnstudy.analysis.effects_text import effect_headings, effect_rows
@@ -21,6 +21,7 @@ from cnnstudy.config.factors import ALWAYS_SHOWN, FACTORS, describe_levels
 from cnnstudy.names import Metric, Parameter, column_name, last_name
 from cnnstudy.results.pages.curve_panels import varied_factors
 from cnnstudy.results.pages.report_data import ReportData
+from cnnstudy.system.display import count_noun
 from cnnstudy.tracking.recorded import RecordedRun, mark_interrupted
 from cnnstudy.tracking.ui_layout import run_url
 from cnnstudy.training.verdict import VERDICTS

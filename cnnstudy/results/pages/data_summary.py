@@ -29,7 +29,7 @@ from cnnstudy.data.source_copies import count_parts, describe_source_copies
 from cnnstudy.errors import as_sentence, format_list, printable
 from cnnstudy.records import PreparedImages
 from cnnstudy.study.estimate import report_power, warn_of_few_validation_images
-from cnnstudy.system.display import PlainDisplay
+from cnnstudy.system.display import PlainDisplay, count_noun
 from cnnstudy.training.verdict import IMBALANCE
 
 #: The size of images in a study that names none.
@@ -402,11 +402,6 @@ def _list_lines(examined: Examined, summary: dict[str, Any]) -> Iterator[str]:
 def _list_named(what: str, names: Sequence[str]) -> Iterator[str]:
     if names:
         yield f"{what}: {len(names):,}{format_list([printable(name) for name in names])}"
-
-
-def count_noun(number: int, noun: str) -> str:
-    """Return `1 image` or `3 images`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def describe_sizes(summary: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cnnstudy
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, count_noun
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -55,6 +55,7 @@ from cnnstudy.results.pages.trial_figures import (
     learning_curves,
     pareto_figure,
 )
+from cnnstudy.system.display import count_noun
 from cnnstudy.system.files import write_whole
 from cnnstudy.system.scratch import scratch_folder
 from cnnstudy.tracking.client import Tracker
