@@ -39,7 +39,11 @@ cache = typer.Typer(
 )
 Kind = Annotated[
     str | None,
-    typer.Option("--kind", help="Only this kind: images, weights, features, prefixes, checkpoints or forecasts."),
+    typer.Option(
+        "--kind",
+        help="Only this kind: images, groups, weights, networks, features, prefixes (first epochs that trials share), "
+        "checkpoints, received (from drivers on other machines) or forecasts.",
+    ),
 ]
 
 

@@ -11,6 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from cnnstudy.cli import app
+from cnnstudy.system.cache import KINDS
 
 
 def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -80,3 +81,8 @@ def test_a_shell_completes_commands_options_and_studies(words: str, completed: s
         "COMP_CWORD": str(len(line.split()) - 1),
     }
     assert CliRunner().invoke(app, [], env=variables, prog_name="cnnstudy").output.split() == [completed]
+
+
+def test_the_help_of_the_cache_names_its_kinds() -> None:
+    said = CliRunner().invoke(app, ["cache", "list", "--help"]).output
+    assert all(kind in said for kind in KINDS)
