@@ -79,6 +79,11 @@ class NetworkAnalysis:
         return [effect for effect in self.effects if effect.second is None and effect.column == column]
 
 
+def finished_networks(analyses: Sequence[NetworkAnalysis]) -> list[NetworkAnalysis]:
+    """Return the analyses of single networks that have finished trials."""
+    return [one for one in analyses if one.architecture != NETWORKS and len(one.observations.frame)]
+
+
 def analyze_networks(
     study: RecordedStudy,
     trials: Sequence[RecordedRun],

@@ -9,9 +9,9 @@ what it is for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, finished_networks
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import (
     ACCURACIES,
@@ -33,7 +33,7 @@ def list_causes(found: Sequence[NetworkAnalysis]) -> list[tuple[NetworkAnalysis,
 
     Of a factor with several levels, it is the largest.
     """
-    overfitting = {one.architecture for one in _networks(found) if judge_overfitting(one) == "overfits"}
+    overfitting = {one.architecture for one in finished_networks(found) if judge_overfitting(one) == "overfits"}
     causes = [
         (one, effect)
         for one in found
@@ -48,10 +48,10 @@ def list_causes(found: Sequence[NetworkAnalysis]) -> list[tuple[NetworkAnalysis,
 
 def cause_sentence(found: Sequence[NetworkAnalysis]) -> str:
     """Return what causes the overfitting, or that it cannot be told; "" if no network is shown to overfit."""
-    networks = [one for one in _networks(found) if judge_overfitting(one) == "overfits"]
+    networks = [one for one in finished_networks(found) if judge_overfitting(one) == "overfits"]
     if not networks:
         return ""
-    causes = [_describe(one, effect, several=len(list(_networks(found))) > 1) for one, effect in list_causes(found)]
+    causes = [_describe(one, effect, several=len(finished_networks(found)) > 1) for one, effect in list_causes(found)]
     if not causes:
         return "Cannot tell why: nothing that the study varied is known to lower the gap other than by learning less."
     return f"Of what the study varied, the cause is {', and '.join(causes)}."
@@ -61,10 +61,6 @@ def study_answers(found: Sequence[NetworkAnalysis]) -> list[str]:
     """Return what a study found: whether each network overfits, what changes that, and what the cause is."""
     cause = cause_sentence(found)
     return [*(sentence for one in found for sentence in answer_sentences(one)), *([cause] if cause else [])]
-
-
-def _networks(found: Sequence[NetworkAnalysis]) -> Iterator[NetworkAnalysis]:
-    return (one for one in found if one.architecture != NETWORKS and len(one.observations.frame))
 
 
 def _worse_network(one: NetworkAnalysis, effect: Effect) -> str:

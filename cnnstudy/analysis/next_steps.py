@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
+from cnnstudy.analysis.causes import NetworkAnalysis, finished_networks
 from cnnstudy.analysis.effects import Effect
 from cnnstudy.analysis.effects_text import CANNOT_TELL, describe_change, format_effect, judge_overfitting, overall_gap
 from cnnstudy.analysis.observations import BALANCED_VALIDATION, VALIDATION
@@ -141,7 +141,7 @@ def list_next_steps(
         trials: the run of each trial that counts.
         tags: of the study's own run, with the command that runs it and how many trials are still to be run.
     """
-    networks = [one for one in analyses if one.architecture != NETWORKS and len(one.observations.frame)]
+    networks = finished_networks(analyses)
     command = tags.get(Tag.RUN_COMMAND) or shlex.join(["python", "-m", "cnnstudy", "run-study", study.name])
     conflicts = tags.get(Tag.CONFLICTS, "")
     conflicting = int(conflicts) if conflicts.isdigit() else 0

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 import cnnstudy
-from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis
+from cnnstudy.analysis.causes import NETWORKS, NetworkAnalysis, finished_networks
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric
 from cnnstudy.analysis.contrasts import varied_levels
 from cnnstudy.analysis.data_law import DEFAULT_TARGET_GAP
@@ -391,8 +391,7 @@ def _list_absent(
 
 def _title(report: ReportData) -> str:
     """Return the page's title, which asks why a study overfits only if it does."""
-    networks = [one for one in report.causes if one.architecture != NETWORKS and len(one.observations.frame)]
-    judged = {judge_overfitting(one) for one in networks}
+    judged = {judge_overfitting(one) for one in finished_networks(report.causes)}
     if "overfits" in judged:
         return f"{report.study.name}: why does it overfit?"
     known = {"hardly overfits": "it hardly overfits", "not learnt": "nothing was learnt"}
