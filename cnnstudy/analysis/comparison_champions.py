@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cnnstudy.analysis.confirmation import best_single_trial, confirmation_from_json
+from cnnstudy.analysis.confirmation import best_scored_trial, confirmation_from_json
 from cnnstudy.analysis.intervals import MIN_SEEDS, Estimate, difference_from_intervals
 from cnnstudy.names import Metric
 from cnnstudy.records import Rule
-from cnnstudy.tracking.recorded import RecordedRun, best_metrics
+from cnnstudy.tracking.recorded import RecordedRun
 
 #: Standings of a champion.
 CONFIRMED, UNCONFIRMED = "confirmed", "best trial, not confirmed"
@@ -25,7 +25,7 @@ class Champion:
     title: str
     metric: str  # the study's: "val/accuracy" or "val/loss"
     standing: str  # CONFIRMED, or why it is only the best trial, whose value is partly luck
-    value: Estimate  # of `metric` at the best epoch
+    value: Estimate  # of `metric`, as the leaderboard shows it
     values: tuple[float, ...]  # by fresh seed
     gap: float | None
     test: Estimate | None  # accuracy on the test split, over its models
@@ -72,12 +72,13 @@ def find_champion(record: str | None, trials: Sequence[RecordedRun], rule: Rule)
 
 
 def _best_trial(trials: Sequence[RecordedRun], rule: Rule, standing: str) -> Champion | None:
-    best = best_single_trial(trials, rule)
-    if best is None:
+    found = best_scored_trial(trials, rule)
+    if found is None:
         return None
-    metrics = best_metrics(best)
+    best, metrics = found
     title = best.name.removeprefix(best.trial).strip()
-    gap = metrics.get(Metric.GAP_ACCURACY)
+    is_balanced = rule.metric == Metric.VAL_BALANCED_ACCURACY
+    gap = metrics.get(Metric.GAP_BALANCED_ACCURACY if is_balanced else Metric.GAP_ACCURACY)
     return Champion(best.trial, title, rule.metric, standing, Estimate(metrics[rule.metric]), (), gap, None)
 
 

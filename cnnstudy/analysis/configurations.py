@@ -121,22 +121,29 @@ class _Cell:
         self._exact = all(part.exact for part in trains)
         self._mean_train, self._mean_validation = map(_mean_part, (trains, validations))
 
-    def _mean_variance(self, values: np.ndarray, binomial: float) -> tuple[float, float]:
-        """Return the variance of the mean over seeds, and its degrees of freedom (Satterthwaite 1946)."""
-        between, freedom = float(values.var(ddof=1)), self.count - 1
+    def _squared_error(self, values: np.ndarray, binomial: float, level: float) -> float:
+        """Return the square of how far the mean over seeds may err to one side, by chance at `level`.
+
+        What seeds and images add are each taken at their own quantiles, Student's t and the normal one, and their
+        squares added (Zou and Donner 2008): with few seeds the variance between them is hardly known.
+        """
+        from scipy.special import ndtri, stdtrit
+
+        between, quantile = float(values.var(ddof=1)), float(stdtrit(self.count - 1, level))
         if self.own_divisions:
-            return (1 / self.count + self._images_ratio) * max(between, binomial), freedom
-        of_seeds = max(between / self.count, 1e-12)  # seeds may agree
-        total = of_seeds + binomial
-        return total, freedom * (total / of_seeds) ** 2
+            return quantile**2 * (1 / self.count + self._images_ratio) * max(between, binomial)
+        return quantile**2 * between / self.count + float(ndtri(level)) ** 2 * binomial
 
     def train_limit(self, level: float, upper: bool) -> float:
         """Return the one-sided limit of the mean training accuracy over seeds, on these training images."""
+        from scipy.special import stdtrit
+
         if self.count == 1:
             return self.parts[0][0].limit(level, upper)
         binomial, images = self._train_binomial
         variance = max(float(self.train.var(ddof=1)), binomial) / self.count + (0.0 if self._exact else binomial)
-        limit = _wilson_limit(float(self.train.mean()), images * binomial / variance, self.count - 1, level, upper)
+        error = float(stdtrit(self.count - 1, level)) ** 2 * variance
+        limit = _wilson_limit(float(self.train.mean()), error / (images * binomial), upper)
         return limit if self._exact else _farther(limit, self._mean_train, level, upper)
 
     def validation_limit(self, level: float, upper: bool) -> float:
@@ -155,8 +162,8 @@ class _Cell:
         if self.count == 1:
             return self.parts[0][1].limit(level, upper)
         binomial, images = self._validation_binomial
-        variance, freedom = self._mean_variance(varying, binomial + more)
-        limit = _wilson_limit(float(self.validation.mean()), images * binomial / variance, freedom, level, upper)
+        error = self._squared_error(varying, binomial + more, level)
+        limit = _wilson_limit(float(self.validation.mean()), error / (images * binomial), upper)
         return limit if self.own_divisions else _farther(limit, self._mean_validation, level, upper)
 
     def verdict(self, name: str, reason: str) -> CellVerdict:
@@ -201,11 +208,8 @@ def _binomial_variance(parts: Sequence[Part]) -> tuple[float, float]:
     return float((shares * (1 - shares) / images).sum()) / classes**2, classes**2 / float((1 / images).sum())
 
 
-def _wilson_limit(share: float, images: float, freedom: float, level: float, upper: bool) -> float:
-    """Return Wilson's limit of a share of so many images, with Student's t in place of the normal quantile."""
-    from scipy.special import stdtrit
-
-    spread = float(stdtrit(freedom, level)) ** 2 / images
+def _wilson_limit(share: float, spread: float, upper: bool) -> float:
+    """Return Wilson's limit of a share, given the square of the quantile over the number of images."""
     centre = (share + spread / 2) / (1 + spread)
     half = math.sqrt(max(0.0, share * (1 - share) * spread + spread**2 / 4)) / (1 + spread)
     return min(1.0, max(0.0, centre + (half if upper else -half)))

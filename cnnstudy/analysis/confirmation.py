@@ -218,6 +218,14 @@ def best_single_trial(trials: Sequence[RecordedRun], rule: Rule) -> RecordedRun 
     return max(finished, key=lambda run: rule.rank(best_metrics(run), run.verdict), default=None)
 
 
+def best_scored_trial(trials: Sequence[RecordedRun], rule: Rule) -> tuple[RecordedRun, dict[str, float]] | None:
+    """Return the finished trial that the leaderboard has first, and the metrics it shows; None if there is none."""
+    finished = [run for run in trials if run.state == "finished" and best_metrics(run)]
+    cross_fitted = are_cross_fitted(finished)
+    scored = [(run, score_metrics(run, cross_fitted)) for run in finished]
+    return max(scored, key=lambda one: rule.rank(one[1], one[0].verdict), default=None)
+
+
 def standing_to_json(standing: Standing) -> dict[str, Any]:
     """Return a standing as plain data, for the record."""
     candidate, own = standing.candidate, dict(vars(standing))

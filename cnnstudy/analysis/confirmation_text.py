@@ -14,8 +14,8 @@ from cnnstudy.tracking.recorded import RecordedRun, best_metrics
 
 #: What accuracies at the best epoch are.
 CROSS_FITTED = (
-    "Accuracies and gaps are those of the best epoch, chosen on one half of the validation images and measured on the "
-    "other, crossed and averaged."
+    "Accuracies and gaps are means over two epochs, the best one on each half of the validation images, measured on "
+    "the other half; weights are those of the epoch that is best on all."
 )
 FLATTERED = (
     "Accuracies are those of the best epoch, not cross-fitted: measured on the images by which it was chosen, and so "

@@ -53,7 +53,7 @@ def cause_sentence(found: Sequence[NetworkAnalysis]) -> str:
         return ""
     causes = [_describe(one, effect, several=len(finished_networks(found)) > 1) for one, effect in list_causes(found)]
     if not causes:
-        return "Cannot tell why: nothing that the study varied is known to lower the gap other than by learning less."
+        return "Cannot tell why: of what the study varied, nothing is known to lower the gap without learning less."
     return f"Of what the study varied, the cause is {', and '.join(causes)}."
 
 

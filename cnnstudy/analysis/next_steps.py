@@ -116,7 +116,9 @@ class _Results:
 
     @property
     def seeds(self) -> int:
-        return int(self.study.config["strategy"].get("seeds", 1))
+        """The study's seeds, and no fewer than have run: the file may have been changed to fewer."""
+        planned = int(self.study.config["strategy"].get("seeds", 1))
+        return max(planned, len({run.seed for run in self.trials}))
 
     def _set(self, keys: Mapping[str, object]) -> str:
         words, kept = iter(shlex.split(self.command)), []

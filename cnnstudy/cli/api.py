@@ -17,7 +17,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,7 @@ from cnnstudy.analysis.next_steps import NextStep, count_missing
 from cnnstudy.cli.run import make_study_workers
 from cnnstudy.cli.start import run_diagnosis
 from cnnstudy.config.load import load_study
+from cnnstudy.data.layouts import Layout
 from cnnstudy.errors import InputError, UnknownNameError
 from cnnstudy.names import Metric
 from cnnstudy.records import RESULT_TABLES
@@ -154,6 +155,13 @@ def diagnose(
         CnnstudyError: another of its subclasses, as for `run`.
     """
     columns = {"image": image, "label": label, "part": part, "group": group}
+    _check("path", path, str | Path, "a folder, an archive or a table, such as diagnose('photos')")
+    _check("time", time, str, "a text such as '30m'")
+    _check("out", out, str | Path | None, "the path of a study file, such as 'photos.yaml'")
+    for name, given in {**columns, "layout": layout, "ignore_folders": ignore_folders}.items():
+        _check(name, given, str | None, f"a text, as of --{name.replace('_', '-')}")
+    if layout not in (None, *get_args(Layout)):
+        raise InputError(f"layout={layout!r} is no layout; give one of {', '.join(get_args(Layout))}, or None.")
     file, uri = None if out is None else Path(out), _find_place(tracking_uri)
     diagnosed = run_diagnosis(
         str(path), time, file, columns, layout, ignore_folders, uri, open_=False, leave_at_once=False

@@ -168,7 +168,7 @@ def _answer(
     require_writable(uri)
     tracker = RetryPolicy().call(lambda: client.Tracker(uri), print_note)
     with choose_display(console, quiet=False) as display:
-        outcome = run_study(study, tracker, workers, display, leave_at_once=leave_at_once)
+        outcome = run_study(study, tracker, workers, display, leave_at_once=leave_at_once, always_reads_images=True)
     from cnnstudy.results import terminal
 
     if outcome.interrupted and not limit.is_over:
@@ -186,7 +186,7 @@ def _answer(
 
 
 def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None:
-    """Show the effects, write the page, and end with the answer, what to do next, and where the page is."""
+    """Show the effects, the answer and what to do next, then write the page and say where it is."""
     from cnnstudy.analysis.causes import NETWORKS
     from cnnstudy.analysis.effects_text import answer_sentences
     from cnnstudy.results import terminal
@@ -197,14 +197,14 @@ def _show_answer(tracker: Tracker, recorded: RecordedStudy, open_: bool) -> None
     if found is None:
         return
     terminal.show_effects(open_console(), recorded.name, found)
-    retry, folder = RetryPolicy(), Path(f"{recorded.name}-report")
-    page = retry.call(lambda: write_report(tracker, recorded, folder), print_note).absolute()
     print_text("")
     for one in found:
         if one.architecture != NETWORKS:
             print_text(f"Answer: {answer_sentences(one)[0]}")
+    retry, folder = RetryPolicy(), Path(f"{recorded.name}-report")
     steps = retry.call(lambda: terminal.list_steps(tracker, recorded, found), print_note)
     terminal.show_conclusion(open_console(), found, steps)
+    page = retry.call(lambda: write_report(tracker, recorded, folder), print_note).absolute()
     print_text(f"Page: {page}")
     if open_:
         open_or_print(page.as_uri(), open_)

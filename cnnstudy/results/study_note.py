@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from cnnstudy.analysis.causes import NetworkAnalysis
-from cnnstudy.analysis.confirmation import RECORD_PATH, best_single_trial, confirmation_from_json
+from cnnstudy.analysis.confirmation import RECORD_PATH, best_scored_trial, confirmation_from_json
 from cnnstudy.analysis.confirmation_text import confirmation_sentences, describe_metric, format_value
 from cnnstudy.analysis.named_causes import study_answers
 from cnnstudy.errors import TrackingError, as_sentence
 from cnnstudy.names import Metric, Tag
 from cnnstudy.system.display import count_noun
 from cnnstudy.tracking.client import Tracker
-from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, best_metrics, counted_trials
+from cnnstudy.tracking.recorded import RecordedRun, RecordedStudy, counted_trials
 from cnnstudy.tracking.retry import RetryPolicy
 
 #: Before what is known of the champion.
@@ -30,9 +30,9 @@ def describe_search(study: RecordedStudy, trials: Sequence[RecordedRun]) -> str:
     verdicts = [run.verdict or "none" for run in finished]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in sorted(set(verdicts)))
     lines = []
-    best = best_single_trial(trials, study.rule)
-    if best is not None:
-        metrics = best_metrics(best)
+    found = best_scored_trial(trials, study.rule)
+    if found is not None:
+        best, metrics = found
         lines.append(
             f"Best {describe_metric(study.rule)}: {format_value(metrics[study.objective], study.rule)}, "
             f"of {best.name}, with a gap of {100 * metrics[Metric.GAP_ACCURACY]:+.1f} points: "

@@ -85,6 +85,7 @@ def run_study(
     accept_code: bool = False,
     retry: bool = False,
     leave_at_once: bool = True,
+    always_reads_images: bool = False,
 ) -> Outcome:
     """Run the study's missing trials, then confirm it if its file says so; KeyboardInterrupt ends it cleanly.
 
@@ -95,6 +96,7 @@ def run_study(
         accept_code: allow training code that differs from the code of the recorded trials.
         retry: run trials that failed again, but not those whose loss diverged.
         leave_at_once: end this process at a second interrupt; not where it holds other work, as a notebook's does.
+        always_reads_images: also where no trial is missing, so that images that changed are refused.
 
     Raises:
         KeyboardInterrupt: interrupted while MLflow does not answer, so that the study's state is unknown.
@@ -122,7 +124,7 @@ def run_study(
             runs = retry_failed(session.recorder, runs, display) if retry else runs
             with closing_workers(workers):
                 resources = StudyResources(study.config, session.recorder, runs, workers, display, accept_code)
-                outcome = _run_and_confirm(resources)
+                outcome = _run_and_confirm(resources, always_reads_images)
             _end_study(session.recorder, outcome)
     return outcome
 
@@ -236,10 +238,12 @@ def _end_as_failed(recorder: Recorder, error: BaseException) -> None:
         recorder.end_study("failed", {Tag.REASON: reason, Tag.MESSAGE: str(error)})
 
 
-def _run_and_confirm(resources: StudyResources) -> Outcome:
+def _run_and_confirm(resources: StudyResources, always_reads_images: bool) -> Outcome:
     """Run the missing trials, then confirm the study if its file says so; return the state reached if interrupted."""
     config = resources.config
     try:
+        if always_reads_images:
+            _ = resources.images  # refuses others than those of the recorded trials
         runs = _run_missing(resources)
         outcome = _outcome(_planned(resources), resources.recorder.study, runs, interrupted=False)
         if config.confirm is None or outcome.missing or not outcome.finished:

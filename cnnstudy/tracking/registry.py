@@ -100,7 +100,8 @@ class Registry:
         if not run.model:
             raise UnknownNameError(
                 f"trial {trial!r} of study {study.name!r} has no model: it {_why_no_model(run)}. "
-                f"`python -m cnnstudy leaderboard {study.name}` lists the finished trials."
+                f"`python -m cnnstudy confirm {study.name}` trains the best anew and keeps their models; the column "
+                f"`model` of `python -m cnnstudy leaderboard {study.name} --csv -` tells which trials have one."
             )
         return self.at(run.model)
 

@@ -24,7 +24,7 @@ than IMBALANCE times the images of the smallest, and plain shares otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -179,7 +179,7 @@ def judge(
 
 
 def make_parts(given: Counts, balanced: bool | None = None) -> tuple[Part, Part]:
-    """Return both parts, balanced if the classes are unequal; of classes that have images in both, if balanced.
+    """Return both parts, balanced if the classes are unequal, of the classes that have images in both.
 
     Args:
         balanced: whether accuracies are balanced, whatever these classes are; None: decided by their images.
@@ -192,7 +192,7 @@ def make_parts(given: Counts, balanced: bool | None = None) -> tuple[Part, Part]
     if balanced is None:
         balanced = are_unequal(counts[1], counts[3])
     balanced = balanced and bool(both.any())
-    kept = counts[:, both] if balanced else counts
+    kept = counts[:, both] if both.any() else counts
     return (
         Part(kept[0], kept[1], balanced, exact=not given.train_is_sample),
         Part(kept[2], kept[3], balanced),
@@ -238,7 +238,10 @@ def _check_counts(given: Counts) -> np.ndarray:
 def lacks_classes(given: Counts) -> str:
     """Return a sentence if fewer than two classes have training and validation images; else ""."""
     both = sum(a > 0 and b > 0 for a, b in zip(given.train_images, given.validation_images, strict=True))
-    return f"of {len(given.train_images)} classes, only {both} has training and validation images" if both < 2 else ""
+    if both > 1:
+        return ""
+    classes = f"of {len(given.train_images)} classes, {both or 'none'}" if len(given.train_images) > 1 else "one class"
+    return f"{classes} has training and validation images; a verdict takes two"
 
 
 def _describe(train: Part, validation: Part) -> str:
@@ -279,7 +282,11 @@ def _judge_learning(train: Part, validation: Part, measured: str) -> Verdict | N
     if train.limit(EQUIVALENCE_LEVEL, upper=True) < train.guessing + MARGIN:
         return Verdict("not-learning", f"{measured}: less than {100 * MARGIN:.0f} points above {guessing}")
     higher = max((train, validation), key=lambda part: part.accuracy - part.guessing)
-    needed = _images_needed(higher, higher.guessing, GUESSING_LEVEL) if higher.accuracy > higher.guessing else None
+    needed = None
+    if higher.balanced:
+        needed = _search_images(higher, -1.0, lambda part, _: guessing_p(part) <= GUESSING_LEVEL)
+    elif higher.accuracy > higher.guessing:
+        needed = _images_needed(higher, higher.guessing, GUESSING_LEVEL)
     more = (
         f"about {needed} {'training' if higher is train else 'validation'} images with this accuracy would tell"
         if needed
@@ -360,8 +367,7 @@ def _judge_gap(train: Part, validation: Part, measured: str) -> Verdict:
     if train.limit(EQUIVALENCE_LEVEL, upper=False) < UNDERFIT_BELOW:
         return Verdict(name, f"{measured}; train may be below or above {below}, which all its images would tell")
     overfits = gap >= SMALLEST_GAP
-    null, level = (train.accuracy, GAP_LEVEL) if overfits else (train.accuracy - SMALLEST_GAP, EQUIVALENCE_LEVEL)
-    needed = _images_needed(validation, null, level, None if train.exact else train)
+    needed = _needed_for_gap(train, validation, overfits)
     what = "none at all" if overfits else f"{points} or more"
     more = f"about {needed:,} validation images would tell" if needed else f"it is too near {points} to tell"
     return Verdict(name, f"{measured}; it may be {what}; {more}", needed)
@@ -400,27 +406,76 @@ def gap_limit(train: Part, validation: Part, level: float, upper: bool = True) -
     return gap + (distance if upper else -distance)
 
 
-def _images_needed(part: Part, null: float, level: float, sample: Part | None = None) -> int | None:
-    """Return about how many images with this accuracy would show that it is not `null`, with POWER; None: too many.
+def _needed_for_gap(train: Part, validation: Part, overfits: bool) -> int | None:
+    """Return about how many validation images would tell, with POWER, that a network of these accuracies overfits, or
+    that it does not; None: too many.
+    """
+    if validation.balanced:
+
+        def shows(part: Part, factor: float) -> bool:
+            other = train if train.exact else Part(train.right * factor, np.round(train.images * factor), True)
+            return decide(other, part) == ("overfit" if overfits else "fit")
+
+        return _search_images(validation, 1.0 if overfits else -1.0, shows)
+    null, level = (train.accuracy, GAP_LEVEL) if overfits else (train.accuracy - SMALLEST_GAP, EQUIVALENCE_LEVEL)
+    least = train.accuracy - SMALLEST_GAP if overfits else None
+    return _images_needed(validation, null, level, None if train.exact else train, least)
+
+
+def _images_needed(
+    part: Part, null: float, level: float, sample: Part | None = None, least: float | None = None
+) -> int | None:
+    """Return about how many images of this plain accuracy would show that it is not `null`, with POWER; None: too many.
 
     Both variances are normal approximations: of the null hypothesis at `level`, of what was found at POWER.
 
     Args:
         sample: training images that the part is compared with, if they are a sample; it is to grow as well.
+        least: the accuracy that must not be exceeded by chance, if there is one.
     """
     from scipy.special import ndtri
 
-    if part.accuracy == null:
+    if part.accuracy in (null, least):
         return None
     of_sample = sample.accuracy * (1 - sample.accuracy) if sample is not None else 0.0
     variances = np.array([max(0.0, at * (1 - at)) + of_sample for at in (null, part.accuracy)])
     quantiles = np.array([-ndtri(level), ndtri(POWER)])
     needed = (float(quantiles @ np.sqrt(variances)) / (part.accuracy - null)) ** 2
+    if least is not None:
+        needed = max(needed, float(variances[1]) * (float(quantiles[1]) / (part.accuracy - least)) ** 2)
     if part.accuracy == 1 and 0 < null < 1:  # where nothing varies, the exact number
         needed = max(needed, math.log(level) / math.log(null))
-    if part.balanced:  # rare classes count as much as others
-        needed *= float((part.images.sum() / part.images).mean()) / len(part.images)
     return _round_up(max(needed, part.images.sum() + 1))
+
+
+def _search_images(part: Part, towards: float, shows: Callable[[Part, float], bool]) -> int | None:
+    """Return about how many images with these recalls would show something with POWER; None: too many.
+
+    More images of each class are taken, as many times as now, whose recalls err by as much as they do with POWER, in
+    the likeliest way.
+
+    Args:
+        towards: 1.0 if it is harder to show with a higher accuracy, -1.0 with a lower one.
+        shows: whether so many images show it, given how many times as many they are.
+    """
+    from scipy.special import ndtri
+
+    recalls = part.right / part.images
+
+    def is_shown(factor: float) -> bool:
+        images = np.round(part.images * factor)
+        variances = recalls * (1 - recalls) / images
+        error = math.sqrt(variances.sum())
+        shift = towards * float(ndtri(POWER)) * variances / error if error > 0 else 0.0
+        return shows(Part(images * np.clip(recalls + shift, 0, 1), images, True), factor)
+
+    low, high = 1.0, MOST_NEEDED / float(part.images.sum())
+    if high <= low or not is_shown(high):
+        return None
+    while high > 1.02 * low:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if is_shown(middle) else (middle, high)
+    return _round_up(max(high * part.images.sum(), part.images.sum() + 1))
 
 
 def _round_up(number: float) -> int | None:

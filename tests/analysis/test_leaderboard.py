@@ -318,7 +318,7 @@ def test_cross_fitted_scores_where_all_finished_trials_have_them(make_run: MakeR
     assert frame["val_accuracy"].tolist()[:2] == [0.65, 0.6]
     assert frame["best_val_accuracy"].tolist()[:2] == [0.7, 0.8]
     assert frame["gap_accuracy"].tolist()[:2] == [0.3, 0.3]
-    assert describe_scores(frame).startswith("Accuracies and gaps are those of the best epoch, chosen on one half")
+    assert describe_scores(frame).startswith("Accuracies and gaps are means over two epochs, the best one on each half")
     older = build_leaderboard([lucky, runs[1]], ACCURACY)
     assert older["val_accuracy"].tolist() == [0.8, 0.7]
     assert "too high" in describe_scores(older)

@@ -119,6 +119,10 @@ def test_seeds_are_added_where_something_cannot_be_told() -> None:
     assert more.evidence == "2 of 2 effects on the gap cannot be told from chance"
     assert more.cost == "about 2 min 40 s of training", "16 trials of 10 s"
     assert more.line == f"{COMMAND} --set strategy.seeds=8"
+    fewer = flat()
+    fewer.study.config["strategy"]["seeds"] = 1  # than have run
+    (more,) = [step for step in steps(fewer) if step.action.startswith("Add seeds")]
+    assert more.line == f"{COMMAND} --set strategy.seeds=8"
     search = steps(flat(strategy={"kind": "search", "sampler": "random"}))
     assert not any("seeds" in action for action in actions(search)), "a search has none to add"
     level = steps(Simulated(effects={}, by_seed=0.0, **SMALL), lambda run: NO_GAP, "fit")

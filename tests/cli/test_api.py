@@ -167,6 +167,14 @@ def test_values_of_numpy_are_numbers(ran: cnnstudy.StudyResults) -> None:
         (lambda: cnnstudy.run("tiny", {"factors.dropout": {0.1, 0.5}}), "factors.dropout has a value of type set"),
         (lambda: cnnstudy.run("tiny", jobs=0), "jobs=0 can't be used"),
         (lambda: cnnstudy.run("tiny", jobs="2"), "jobs='2' is of type str"),
+        (lambda: cnnstudy.diagnose(3), "path=3 is of type int; give a folder"),  # type: ignore[arg-type]
+        (lambda: cnnstudy.diagnose("photos", 30), "time=30 is of type int; give a text"),  # type: ignore[arg-type]
+        (lambda: cnnstudy.diagnose("photos", out=3), "out=3 is of type int"),  # type: ignore[arg-type]
+        (
+            lambda: cnnstudy.diagnose("photos", layout="nope"),
+            "layout='nope' is no layout; give one of classes",
+        ),
+        (lambda: cnnstudy.diagnose("photos", ignore_folders=["a"]), "ignore_folders=.* is of type list"),  # type: ignore[arg-type]
         (lambda: cnnstudy.load(Path("tiny.yaml")), "is of type PosixPath; give a study's name"),
         (lambda: cnnstudy.load("tiny", Path("mlflow.db")), "tracking_uri=.* is of type PosixPath; give an address"),
     ],

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cnnstudy.cli import app
 from cnnstudy.cli.start import parse_time
 from cnnstudy.config.load import load_study
-from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, InputError
+from cnnstudy.errors import EXIT_INTERRUPTED, CnnstudyError, InputError, StudyChangedError
 from cnnstudy.execution import Event
 from cnnstudy.execution.time_limit import TimeLimit
 from cnnstudy.study.suggestion import FEW_FACTORS, SMALL, Design
@@ -177,6 +177,23 @@ def test_a_file_of_other_photos_or_of_a_search_is_not_taken_for_theirs(call: Cal
     Path("photos.yaml").write_text(text.replace("kind: factorial", "kind: search") + "budget: {trials: 2}\n")
     with pytest.raises(CnnstudyError, match="search"):
         call("diagnose", "photos")
+
+
+def test_photos_that_changed_are_not_answered_for(call: Call, own_places: Path) -> None:
+    call("diagnose", "photos", "--time", "300h")
+    write_photos(own_places / "photos", {"apple": 1}, 7000)
+    with pytest.raises(StudyChangedError, match="files were added, removed or changed"):
+        call("diagnose", "photos", "--time", "300h")
+
+
+def test_a_page_that_cannot_be_written_comes_after_the_answer(call: Call, own_places: Path) -> None:
+    (own_places / "photos-report").write_text("mine", encoding="utf-8")
+    told: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cnnstudy.cli.start.print_text", told.append)
+        with pytest.raises(OSError, match="photos-report is no folder, so the page can't be written; move it away"):
+            call("diagnose", "photos", "--time", "300h")
+    assert any(line.startswith("Answer: ") for line in told)
 
 
 def test_photos_are_the_same_by_another_path(call: Call, own_places: Path) -> None:

@@ -84,6 +84,36 @@ def test_so_many_images_would_tell() -> None:
 
 
 @pytest.mark.parametrize(
+    ("right", "images", "train"),
+    [
+        ((60, 12), (60, 12), 1.0),
+        ((99, 19), (100, 20), 1.0),
+        ((40, 40, 9), (40, 40, 10), 1.0),
+        ((93, 9), (100, 10), 0.97),
+    ],
+)
+def test_so_many_images_of_unequal_classes_would_tell(
+    right: tuple[int, ...], images: tuple[int, ...], train: float
+) -> None:
+    trained = np.array(images) * 10
+    learnt = np.round(trained * train)
+    needed = judge(learnt, trained, right, images).images_needed
+    assert needed is not None
+    more = np.round(np.array(images) * needed / sum(images)).astype(int)
+    drawn = np.random.default_rng(0).binomial(more, np.divide(right, images), (60, len(images)))
+    told = [judge(learnt, trained, one, more).name for one in drawn]
+    expected = "overfit" if train < 1 else "fit"
+    assert told.count(expected) / len(told) > 0.65  # the power that is meant is 80 %; where all are right, it is 1
+
+
+def test_a_class_that_one_part_lacks_does_not_count() -> None:
+    shared = judge([30, 30], [50, 50], [30, 30], [50, 50])
+    assert judge([30, 30, 500], [50, 50, 500], [30, 30, 0], [50, 50, 0]) == shared
+    assert judge([30, 30, 0], [50, 50, 0], [30, 30, 50], [50, 50, 50]) == shared
+    assert judge([5], [5], [5], [5]).reason == "one class has training and validation images; a verdict takes two"
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         (([3, 1], [2, 2], [1, 1], [2, 2]), "no more right images than images; given are train_right"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -241,7 +242,7 @@ def write_report(
         write_page(report, new)
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
-        shutil.copytree(new, folder, dirs_exist_ok=True)
+        _copy_page(new, folder)
         if not records:
             return folder / PAGE
         try:
@@ -252,6 +253,22 @@ def write_report(
             ) from error
         _remove_obsolete_figures(tracker, study, {path.name for path in (new / FIGURES).iterdir()})
     return folder / PAGE
+
+
+def _copy_page(new: Path, folder: Path) -> None:
+    """Copy the page and its figures into a folder.
+
+    Raises:
+        OSError: the folder can't be written, with what to do.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        told = f"{folder} is no folder, so the page can't be written; move it away, or give another folder with --out"
+        raise NotADirectoryError(told)
+    try:
+        shutil.copytree(new, folder, dirs_exist_ok=True)
+    except shutil.Error as errors:  # one for each file
+        _, path, why = errors.args[0][0]
+        raise OSError(f"can't write {path}: {why}; give another folder with --out, or make room") from errors
 
 
 def _remove_obsolete_figures(tracker: Tracker, study: RecordedStudy, current: Collection[str]) -> None:
