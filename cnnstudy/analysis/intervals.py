@@ -27,7 +27,7 @@ _ROUNDING = 1e-12
 #: Degrees of freedom from which variances that differ beyond chance are not shrunk.
 _MANY = 5
 #: The number of variances that estimating their prior takes.
-_MIN_VARIANCES = 3
+MIN_VARIANCES = 3
 #: The share of the level that main effects get; interactions get the rest.
 MAIN_WEIGHT = 0.9
 #: The least number of seeds for an answer. Two seeds often agree by chance.
@@ -177,7 +177,7 @@ def shrink_variances(variance: np.ndarray, freedom: np.ndarray, spread: np.ndarr
     known = np.isfinite(variance) & (spread > 0)
     scaled, own = variance[known] / spread[known], total[known]
     middle = float(np.median(scaled)) if known.any() else 0.0
-    if known.sum() < _MIN_VARIANCES or middle <= 0:
+    if known.sum() < MIN_VARIANCES or middle <= 0:
         return shrunk, total
     if own.min() >= _MANY and differ_beyond_chance(scaled, own):
         return shrunk, total

@@ -11,6 +11,7 @@ with at least 3 seeds, the noise is taken from the intervals of their effects in
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import pandas as pd
 from cnnstudy.analysis.contrasts import Cells, Contrast, list_contrasts, varied_levels
 from cnnstudy.analysis.effects import Effect, estimate_effects
 from cnnstudy.analysis.estimation import Design
-from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS
+from cnnstudy.analysis.intervals import CONFIDENCE, LEVEL, MIN_SEEDS, MIN_VARIANCES
 from cnnstudy.analysis.looks import Looks
 from cnnstudy.analysis.question import Question
 from cnnstudy.analysis.regression import estimate_within_seeds
@@ -115,11 +116,12 @@ def detectable_differences(
     """
     question = question or Question()
     varied = varied_levels(trials, factors)
-    contrasts = [contrast for contrast in list_contrasts(trials, varied) if contrast.second is None]
+    every = list_contrasts(trials, varied)
+    contrasts = [contrast for contrast in every if contrast.second is None]
+    are_shrunk = len(every) >= MIN_VARIANCES
     seeds = int(trials["seed"].nunique())
     variances = _estimate_variances(trials, varied, contrasts, noise**2) | _measured_variances(measured)
     family = count_answers(trials, factors, question) if answers is None else answers
-    shift = _detectable_shift(seeds, family, len(contrasts), looks) if seeds >= MIN_SEEDS and family else math.nan
     aliases = Design(trials, varied, contrasts).aliases
     found: dict[str, float] = {}
     for contrast, mixed in zip(contrasts, aliases, strict=True):
@@ -128,6 +130,10 @@ def detectable_differences(
         variance = variances.get((contrast.factor, contrast.level), math.nan)
         if mixed and interactions:
             variance = math.nan
+        shift = math.nan
+        if seeds >= MIN_SEEDS and family:
+            freedom = _expected_freedom(trials, varied, contrast, len(contrasts)) if are_shrunk else float(seeds - 1)
+            shift = _detectable_shift(seeds, family, freedom, looks)
         difference = shift * math.sqrt(variance / seeds)
         found[contrast.factor] = float(np.maximum(found.get(contrast.factor, 0.0), difference))
     return [Detectable(name, None if math.isnan(found[name]) else found[name]) for name in found]
@@ -163,21 +169,40 @@ def _measured_variances(effects: Sequence[Effect]) -> dict[tuple[str, Level], fl
     return variances
 
 
-def _detectable_shift(seeds: int, answers: int, contrasts: int, looks: Looks | None) -> float:
+def _expected_freedom(trials: pd.DataFrame, varied: Mapping[str, Levels], contrast: Contrast, contrasts: int) -> float:
+    """Return the degrees of freedom that the variance of a contrast will have, once it is shrunk.
+
+    Those of all main contrasts together, but no more than the noise at the levels that it compares has, if its factor
+    has others (noise.relative_noise).
+    """
+    seeds = trials["seed"].nunique()
+    levels = varied[contrast.factor]
+    freedom = float((seeds - 1) * contrasts)
+    if all(isinstance(one, Choices) for one in varied.values()) and len(getattr(levels, "values", ())) > 2:
+        cells = trials[list(varied)].drop_duplicates()
+        compared = int(cells[contrast.factor].isin([contrast.baseline, contrast.level]).sum())
+        each = (seeds - 1) * (1 - 1 / len(cells))
+        # of Satterthwaite's, with the expected squares of so many variances: they are underrated where few are known
+        freedom = min(freedom, max(seeds - 1, (compared * each + 2) * each / (each + 2)))
+    return freedom
+
+
+@functools.cache
+def _detectable_shift(seeds: int, answers: int, freedom_of_all: float, looks: Looks | None) -> float:
     """Return the effect, in standard errors, that is found with a power of POWER.
 
     The t-test over the seeds is at 5 %; the first step of Holm's correction is at 5 % / answers, with the degrees of
-    freedom of all main contrasts of the network together. Of these levels the last look has what earlier looks leave;
-    that an effect may be told earlier is not counted.
+    freedom of the shrunk variance. Of these levels the last look has what earlier looks leave; that an effect may be
+    told earlier is not counted.
     """
     from scipy import optimize, stats
 
     shifts = []
-    for level, freedom in ((LEVEL, seeds - 1), (LEVEL / answers, (seeds - 1) * contrasts)):
+    for level, freedom in ((LEVEL, seeds - 1), (LEVEL / answers, freedom_of_all)):
         at_end = level if looks is None else looks.level_of(level)
         threshold = stats.t.ppf(1 - at_end / 2, freedom)
 
-        def missing(shift: float, threshold: float = float(threshold), freedom: int = freedom) -> float:
+        def missing(shift: float, threshold: float = float(threshold), freedom: float = freedom) -> float:
             return float(stats.nct.sf(threshold, freedom, shift)) - POWER
 
         shifts.append(float(optimize.brentq(missing, 0.0, 100.0)))
