@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 
 from cnnstudy.analysis.comparison_champions import CONFIRMED, UNCONFIRMED, Champion, compare_champions, find_champion
+from cnnstudy.names import CROSSED_METRICS, crossed_name
 from cnnstudy.records import Rule
 from cnnstudy.tracking.recorded import RecordedRun
 
@@ -65,6 +67,18 @@ def test_without_confirmation_the_best_trial_stands_in(make_run: MakeRun) -> Non
     assert loss is not None
     assert loss.value.value == pytest.approx(0.2)
     assert find_champion(None, [], ACCURACY) is None
+
+
+def test_the_best_trial_is_the_one_that_the_leaderboard_shows_first(make_run: MakeRun) -> None:
+    lucky, steady = make_run(1, 0.9, name="alexnet-001 a"), make_run(2, 0.8, name="alexnet-002 b")
+    crossed = {crossed_name(name): 0.6 for name in CROSSED_METRICS}
+    runs = [
+        dataclasses.replace(lucky, metrics={**lucky.metrics, **crossed}),
+        dataclasses.replace(steady, metrics={**steady.metrics, **dict.fromkeys(crossed, 0.7)}),
+    ]
+    found = find_champion(None, runs, ACCURACY)
+    assert found is not None
+    assert (found.trial, found.value.value, found.gap) == ("alexnet-002", 0.7, 0.7)
 
 
 def test_where_there_is_no_champion_the_records_own_reason_is_told(make_run: MakeRun) -> None:

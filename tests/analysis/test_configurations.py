@@ -131,6 +131,21 @@ def test_a_small_class_makes_no_verdict_false(
     assert rates["covered"] >= 0.95
 
 
+def test_two_seeds_on_one_division_that_differ_are_covered() -> None:
+    """Seeds that err on the same images, and differ by 3 points: a variance of one degree of freedom tells little."""
+    dice, covered, share = np.random.default_rng(0), 0, 0.9 * 0.1 / 0.03**2 - 1
+    for _ in range(200):
+        hardness, seeds = dice.random((5, 140)), []
+        for accuracy in dice.beta(0.9 * share, 0.1 * share, 2):
+            right = (hardness <= accuracy).sum(axis=1)
+            seeds.append(Counts([378] * 5, [420] * 5, right.tolist(), [140] * 5))
+        gap = judge_cell(seeds).gap
+        assert gap.low is not None
+        assert gap.high is not None
+        covered += gap.low <= 0 <= gap.high
+    assert covered >= 0.92 * 200  # Satterthwaite's interval covers 87 %
+
+
 def test_drawn_cells_have_the_gap_that_they_should(benchmark_of_verdicts: ModuleType) -> None:
     dice = np.random.default_rng(0)
     cells = [benchmark_of_verdicts.draw_cell(dice, 3, 200, 0.95, 0.1, 0.01, own=True) for _ in range(60)]

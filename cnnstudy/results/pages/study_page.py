@@ -64,6 +64,9 @@ from cnnstudy.tracking.recorded import RecordedStudy
 from cnnstudy.tracking.registry import Registry
 from cnnstudy.tracking.ui_layout import trials_url
 
+#: The sections whose figures show plain accuracies, and what they say where the answer is about balanced ones.
+OF_PLAIN_ACCURACIES = ("curves", "factors", "effects", "interactions", "law")
+PLAIN = "Plain accuracies; the answer is about balanced ones."
 #: The sections whose first figure may stand beside the answer, the most telling first.
 MOST_TELLING = ("curves", "effects", "law", "factors", "front", "classes")
 FIRST = "answer"
@@ -84,6 +87,13 @@ class Illustration:
 
 def list_illustrations(report: ReportData) -> Iterator[Illustration]:
     """Yield all figures of the page, section by section."""
+    is_balanced = any(one.question.unequal for one in report.causes)
+    for one in _illustrate(report):
+        says_so = is_balanced and one.section in OF_PLAIN_ACCURACIES
+        yield replace(one, caption=f"{one.caption} {PLAIN}".strip()) if says_so else one
+
+
+def _illustrate(report: ReportData) -> Iterator[Illustration]:
     if report.confirmed is not None and report.confirmed.candidates:
         counts = sorted({len(one.seeds) for one in report.confirmed.candidates})
         seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))

@@ -21,7 +21,7 @@ from cnnstudy.cli import results
 from cnnstudy.records import EpochRecord, TrialResult, TrialSpec
 from cnnstudy.results.pages.rendering import prose, split_off
 from cnnstudy.results.pages.report_data import collect_report_data
-from cnnstudy.results.pages.study_page import study_page, write_page, write_report
+from cnnstudy.results.pages.study_page import PLAIN, list_illustrations, study_page, write_page, write_report
 from cnnstudy.study.recorder import Recorder
 from cnnstudy.tracking.client import Tracker
 from cnnstudy.tracking.recorded import RecordedStudy
@@ -256,6 +256,17 @@ def test_the_cause_stands_before_what_changes_the_gap() -> None:
     cause = cause_sentence(report.causes)
     assert "the cause is too few images" in cause
     assert answer.index(cause.replace("-", "−").partition(" (")[0]) < answer.index("What changes it")
+
+
+def test_figures_of_plain_accuracies_say_so_where_the_answer_is_about_balanced_ones() -> None:
+    report = Example(seeds=3, factors=FEW).report()
+    question = dataclasses.replace(report.causes[0].question, unequal=True)
+    unequal = [dataclasses.replace(one, question=question) for one in report.causes]
+    for causes, says_so in ((report.causes, False), (unequal, True)):
+        shown = list_illustrations(dataclasses.replace(report, causes=causes))
+        captions = {one.section: one.caption for one in shown}
+        assert {PLAIN in captions[section] for section in ("curves", "effects", "law")} == {says_so}
+        assert PLAIN not in captions["front"]
 
 
 def test_a_search_over_three_networks(tmp_path: Path) -> None:
