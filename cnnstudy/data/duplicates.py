@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,9 @@ def _digest(image: SourceImage) -> bytes | BadImage:
         content = read_file(content, str(content))
     if isinstance(content, BadImage):
         if content.kind == "unreadable":
-            return content
+            path = image.content
+            leads_nowhere = isinstance(path, Path) and path.is_symlink() and not path.exists()
+            return replace(content, cause="a link to no file; repair or remove it") if leads_nowhere else content
         content = f"unusable: {content.cause}".encode()  # decoding will report it as a bad image
     return hashlib.sha256(content if isinstance(content, bytes) else content.tobytes()).digest()
 

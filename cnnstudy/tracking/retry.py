@@ -263,6 +263,8 @@ def describe_error(error: BaseException, uri: str) -> str:
         r"Failed to (?:establish a new connection|resolve)[^\"]*?((?:\[Errno -?\d+\])[^\")]*)", text
     )
     text = f"no connection: {unconnected[1]}" if unconnected else text[:500]
+    if uri.startswith("sqlite:") and re.search("file is not a database|disk image is malformed", text):
+        text = f"{as_sentence(text)} The file is damaged: put a copy of it back, or move it away to begin a new record"
     return f"MLflow at {where} failed: {text}{_name_proxy(uri)}"
 
 

@@ -115,7 +115,7 @@ def test_all_unreadable_files_are_named_together(folder: Path) -> None:
         ready(folder, bad_images="skip")
     head, *lines = str(caught.value).splitlines()
     assert head == "can't read 30 of 54 images:"
-    assert lines[0] == f"  {folder}/pear/gone 00.png: No such file or directory"
+    assert lines[0] == f"  {folder}/pear/gone 00.png: a link to no file; repair or remove it"
     assert lines[20:] == ["  and 10 more"]
 
 

@@ -394,3 +394,9 @@ def test_any_other_trouble_is_left_to_mlflow(
     if not timeout_is_default:
         retry.await_answer(silent)
     assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_database_is_told_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(bytes(range(256)) * 20)
+    with pytest.raises(TrackingError, match=r"file is not a database\. The file is damaged: put a copy of it back, or"):
+        Tracker(f"sqlite:///{tmp_path / 'mlflow.db'}").studies()
