@@ -264,7 +264,9 @@ def suggest_study(
             found = Suggestion(settings, photos, machine, design, images, predicted)
         if found is not None:
             return found
+    missing = format_duration(1.2 * (least - seconds) + 10)  # some of the time is kept as a reserve
     raise InputError(
         f"the smallest study that can tell anything about these photos takes about {format_duration(least)} for its "
-        f"trials on this machine, and {format_duration(max(0.0, seconds))} are left for them; give more --time."
+        f"trials on this machine, and {format_duration(max(0.0, seconds))} are left for them; give about {missing} "
+        "more with --time."
     )

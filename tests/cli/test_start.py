@@ -91,7 +91,7 @@ def test_a_table_is_read_with_its_columns(call: Call, own_places: Path) -> None:
         (["quickstart"], "quickstart is a study already"),
         (["photos", "--time", "soon"], "--time soon can't be used; give a number with s, m or h"),
         (["photos", "--time", "1s"], "from 30s to 336h"),
-        (["photos", "--time", "30s"], "give more --time"),
+        (["photos", "--time", "30s"], "give about .* more with --time"),
         (["photos", "--out", "file.txt"], "it must end in .yaml"),
         (["photos", "--out", "nowhere/file.yaml"], "there is no folder nowhere"),
         (["photos", "--image", "file"], "only a table"),

@@ -169,7 +169,7 @@ def test_with_too_many_photos_for_the_time_some_are_left_out() -> None:
 
 
 def test_too_little_time_is_refused_with_what_it_takes() -> None:
-    with pytest.raises(InputError, match=r"takes about .* for its trials .* give more --time"):
+    with pytest.raises(InputError, match=r"takes about .* for its trials .* give about .* more with --time"):
         suggest(made(100), 5.0)
 
 
