@@ -130,7 +130,8 @@ class DataLaw:
 
     def _describe_trend(self, trend: Estimate | None) -> str:
         if trend is None or trend.low is None or trend.high is None:
-            return f"fewer than {MIN_SEEDS} seeds give no interval"
+            few = self.seeds < MIN_SEEDS
+            return f"fewer than {MIN_SEEDS} seeds give no interval" if few else "seeds that agree give no interval"
         sign = -100 if self.is_accuracy else 100
         low, high = sorted((sign * trend.low, sign * trend.high))
         change = f"{sign * trend.value:+.1f} points [{low:+.1f}, {high:+.1f}] with each doubling"
@@ -165,9 +166,10 @@ def data_law(
     """Fit the law to a table of trials, a row each.
 
     Args:
-        frame: finished trials. Rows without an outcome are left out. A column `verdict` is read where there is one:
-            the smallest amounts are left out where more than MOST_UNLEARNT of the trials that count (for an accuracy:
-            any) are `not-learning`, and if that is so of a larger one nothing is told of the trend.
+        frame: finished trials. Rows without an outcome are left out; the law is that of the seeds that have one at each
+            amount (what missing trials could change is not bounded, as it is for `effects`). A column `verdict` is read
+            where there is one: the smallest amounts are left out where more than MOST_UNLEARNT of the trials that count
+            (for an accuracy: any) are `not-learning`, and if that is so of a larger one nothing is told of the trend.
         outcome: the column of the gap or of an accuracy (shares of 0..1). If its name contains `accuracy` and not
             `gap`, the law is that of the error, 1 - accuracy.
         images: the column of the number of training images, in all or for each class.
@@ -369,7 +371,9 @@ def _project(law: DataLaw, values: np.ndarray) -> DataLaw:
         limit = "a ceiling" if law.is_accuracy else "a floor"
         reason = f"{amounts} amounts cannot tell whether the {name} has {limit}; that takes {MIN_AMOUNTS} or more"
     elif law.seeds < MIN_SEEDS:
-        reason = f"cannot tell from fewer than {MIN_SEEDS} seeds; run more"
+        reason = f"cannot tell from fewer than {MIN_SEEDS} seeds with a trial at each amount; run more"
+    elif law.answer == "raises":
+        reason = f"the {name} {'falls' if law.is_accuracy else 'rises'} with more images, within what was measured"
     elif law.answer != "lowers":
         reason = f"cannot tell whether the {name} {change} with more images"
     else:

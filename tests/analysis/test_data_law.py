@@ -184,7 +184,17 @@ def test_a_gap_that_may_not_fall() -> None:
     assert law.answer == "cannot tell"
     assert law.more.reason == "cannot tell whether the gap falls with more images"
     assert "cannot tell whether that is a trend (" in law.sentence()
-    assert fit(study(exponent=-1.0)).answer == "raises"
+    rising = fit(study(exponent=-1.0))
+    assert rising.answer == "raises"
+    assert rising.more.reason == "the gap rises with more images, within what was measured"
+
+
+def test_seeds_that_agree_are_not_said_to_be_few() -> None:
+    gaps = {50: 0.2791234, 100: 0.1841234, 200: 0.1211234, 400: 0.0801234}
+    frame = pd.DataFrame([(seed, count, gap) for seed in range(4) for count, gap in gaps.items()])
+    sentence = data_law(frame.set_axis(["seed", "images", "gap"], axis=1)).sentence()
+    assert "seeds that agree give no interval" in sentence
+    assert "fewer than" not in sentence
 
 
 def test_a_gap_that_is_small_already() -> None:
