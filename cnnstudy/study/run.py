@@ -103,8 +103,7 @@ def run_study(
         DiskFullError: the disk is full; nothing recorded is lost.
         StudyBusyError: another driver is running the study.
         StudyChangedError: the settings, the images or the training code differ from those of the recorded trials.
-        DataError, WeightsError, TrackingError, WorkerError: before the first trial, or before the first of a seed;
-            nothing is lost.
+        DataError, WeightsError, TrackingError, WorkerError: before the first trial, or that of a seed; nothing is lost.
     """
     with hold_study_lock(study.config.name, tracker.uri), terminate_as_interrupt(leave_at_once):
         clean_machine(display)
@@ -115,8 +114,7 @@ def run_study(
             study = wait(lambda: settle_settings(study, recorded, earlier, display))
             session.running = True
             session.recorder.origin = describe_origin(study.path)
-            tags = {**resume.run_command(study), **session.recorder.origin}
-            config = study.config.model_dump(mode="json")
+            tags, config = resume.run_command(study) | session.recorder.origin, study.config.model_dump(mode="json")
             wait(lambda: tracker.start_study(recorded, config, study.path, study.text, tags))
             session.recorder.study = replace(recorded, config=config)  # with more seeds, say
             runs = recover_runs(session.recorder, display)
