@@ -252,7 +252,7 @@ def write_report(
         write_page(report, new)
         for path in filter(_is_figure, (folder / FIGURES).glob("*")):
             path.unlink()
-        _copy_page(new, folder)
+        _copy_page(new, folder, study.name)
         if not records:
             return folder / PAGE
         try:
@@ -265,20 +265,20 @@ def write_report(
     return folder / PAGE
 
 
-def _copy_page(new: Path, folder: Path) -> None:
+def _copy_page(new: Path, folder: Path, study: str) -> None:
     """Copy the page and its figures into a folder.
 
     Raises:
         OSError: the folder can't be written, with what to do.
     """
+    elsewhere = f"or write the page elsewhere: `python -m cnnstudy report {study} --out FOLDER`"
     if os.path.lexists(folder) and not folder.is_dir():
-        told = f"{folder} is no folder, so the page can't be written; move it away, or give another folder with --out"
-        raise NotADirectoryError(told)
+        raise NotADirectoryError(f"{folder} is no folder, so the page can't be written; move it away, {elsewhere}")
     try:
         shutil.copytree(new, folder, dirs_exist_ok=True)
     except shutil.Error as errors:  # one for each file
         _, path, why = errors.args[0][0]
-        raise OSError(f"can't write {path}: {why}; give another folder with --out, or make room") from errors
+        raise OSError(f"can't write {path}: {why}; make room, {elsewhere}") from errors
 
 
 def _remove_obsolete_figures(tracker: Tracker, study: RecordedStudy, current: Collection[str]) -> None:
